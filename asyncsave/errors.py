@@ -1,0 +1,188 @@
+"""The errors of asyncsave: one root, and each also the built-in that fits.
+
+A caller who wants to survive everything catches :class:`AsyncSaveError`; one who already
+catches ``OSError`` around ``torch.save`` keeps catching disk errors. Every error survives
+pickling, so that it can cross a process boundary unharmed.
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+import queue
+from typing import Any
+
+__all__ = [
+    "AsyncSaveError",
+    "CheckpointNotFoundError",
+    "CorruptCheckpointError",
+    "FormatVersionError",
+    "LoadError",
+    "OptionError",
+    "QueueFullError",
+    "SaveError",
+    "StagingError",
+    "WriterClosedError",
+    "WriterDiedError",
+]
+
+
+class AsyncSaveError(Exception):
+    """The root of every error that asyncsave raises."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by attributes: subclasses take other arguments than ``args``."""
+        return (_rebuild, (type(self), self.args, self.__dict__))
+
+
+def _rebuild(cls: type[AsyncSaveError], args: tuple[Any, ...], state: dict[str, Any]) -> AsyncSaveError:
+    error = cls.__new__(cls)
+    error.args = args
+    for name, value in state.items():
+        setattr(error, name, value)
+    return error
+
+
+class OptionError(AsyncSaveError, ValueError):
+    """An argument has a value that asyncsave cannot work with."""
+
+
+class StagingError(AsyncSaveError):
+    """The state could not be captured or copied; raised by the call itself.
+
+    Nothing on disk has been touched, and the slot is free again.
+    """
+
+
+class QueueFullError(AsyncSaveError, queue.Full):
+    """``on_busy="raise"`` and every slot holds a save that is not durable yet."""
+
+
+class WriterClosedError(AsyncSaveError, RuntimeError):
+    """The writer was closed, or was inherited over a fork."""
+
+
+class WriterDiedError(AsyncSaveError, RuntimeError):
+    """The process that wrote the checkpoint vanished."""
+
+
+class SaveError(AsyncSaveError, OSError):
+    """A checkpoint could not be written.
+
+    Attributes:
+        path: The target, absolute.
+        phase: What failed: ``"target"``, ``"open"``, ``"allocate"``, ``"write"``,
+            ``"sync"``, ``"close"``, ``"rename"``, or ``"sync folder"``.
+        errno: The operating system's number, or None where it has none.
+        outcome: ``"not_committed"``: what was at ``path`` before is there untouched.
+            ``"durability_unknown"``: the new version is in place, but the sync of its
+            folder failed, so a power cut may bring the old one back.
+    """
+
+    path: str
+    phase: str
+    outcome: str
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: str,
+        phase: str,
+        errno: int | None = None,
+        outcome: str = "not_committed",
+    ) -> None:
+        super().__init__(message)
+        self.path = path
+        self.phase = phase
+        self.errno = errno
+        self.outcome = outcome
+
+    def __str__(self) -> str:
+        """Return the message as it was given, without OSError's own layout."""
+        return str(self.args[0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle ``errno`` too, which OSError keeps outside ``__dict__``."""
+        return (_rebuild, (type(self), self.args, {**self.__dict__, "errno": self.errno}))
+
+    @classmethod
+    def of(cls, error: OSError, *, path: str, phase: str, outcome: str = "not_committed") -> SaveError:
+        """Describe an operating-system error for a user: path, phase, number and remedy."""
+        number = error.errno
+        name = _errno.errorcode.get(number, str(number)) if number is not None else ""
+        reason = f"{error.strerror or error}" + (f" [{name}]" if name else "")
+        consequence = (
+            "What was there before is untouched."
+            if outcome == "not_committed"
+            else "The new version is in place, but a power cut may still bring the old one back."
+        )
+        hint = _REMEDIES.get(number or 0, "")
+        message = f"cannot save {path!r}: {phase} failed: {reason}. {consequence}{hint}"
+        return cls(message, path=path, phase=phase, errno=number, outcome=outcome)
+
+
+_REMEDIES = {
+    _errno.ENOSPC: " Free some space (blocks or inodes), then save again.",
+    _errno.EDQUOT: " Your quota is used up: remove old checkpoints, then save again.",
+    _errno.EFBIG: " Raise the file-size limit (ulimit -f), or save to another file system.",
+    _errno.EROFS: " The file system is read-only: check it for errors, or save elsewhere.",
+    _errno.EACCES: " Check the permissions of the folder.",
+    _errno.ENOENT: " Make the folder first: asyncsave never makes folders by itself.",
+    _errno.ENAMETOOLONG: " Choose a shorter name.",
+    _errno.EIO: " The disk reported an error: check its health before trusting it.",
+}
+
+
+class LoadError(AsyncSaveError):
+    """A checkpoint could not be loaded.
+
+    Attributes:
+        path: What was being loaded.
+    """
+
+    path: str
+
+    def __init__(self, message: str, *, path: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class CheckpointNotFoundError(LoadError, FileNotFoundError):
+    """There is no such file."""
+
+    def __str__(self) -> str:
+        """Return the message as it was given, without OSError's own layout."""
+        return str(self.args[0])
+
+
+class CorruptCheckpointError(LoadError):
+    """The file is truncated, overwritten or damaged.
+
+    Attributes:
+        path: What was being loaded.
+        record: The damaged record's name, or None if the container itself is damaged.
+        expected: What should be there.
+        found: What is there.
+    """
+
+    record: str | None
+    expected: str
+    found: str
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: str,
+        record: str | None = None,
+        expected: str = "",
+        found: str = "",
+    ) -> None:
+        super().__init__(message, path=path)
+        self.record = record
+        self.expected = expected
+        self.found = found
+
+
+class FormatVersionError(LoadError):
+    """The file was written by a version of asyncsave that this one does not know."""

@@ -1,0 +1,213 @@
+"""The caller's end of one save: a future, with the moments on the way to it."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import threading
+from collections.abc import Callable, Generator
+from typing import Any, Literal
+
+from asyncsave.result import SaveResult
+
+__all__ = ["Moment", "SaveHandle", "Status"]
+
+Status = Literal[
+    "staging",
+    "queued",
+    "writing",
+    "durable",
+    "written",
+    "skipped",
+    "replaced",
+    "cancelled",
+    "failed",
+]
+
+
+class Moment:
+    """Something that happens once, or never will."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._happened: bool | None = None
+
+    def __repr__(self) -> str:
+        """Show what is known."""
+        return f"<Moment {({None: 'open', True: 'set', False: 'missed'})[self._happened]}>"
+
+    def is_set(self) -> bool:
+        """Tell whether it has happened."""
+        return self._happened is True
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until it happens (True), can no longer happen, or ``timeout`` seconds are over."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._happened is not None, timeout)
+            return self._happened is True
+
+    def _settle(self, *, happened: bool) -> None:
+        with self._condition:
+            if self._happened is None:
+                self._happened = happened
+                self._condition.notify_all()
+
+
+class SaveHandle(concurrent.futures.Future[SaveResult]):
+    """One save under way: a ``concurrent.futures.Future`` of its :class:`SaveResult`.
+
+    ``concurrent.futures.wait``, ``as_completed`` and ``add_done_callback`` work as on any future
+    (callbacks run on the writer's thread), and in asyncio it can be awaited; cancelling the task
+    that awaits it does not cancel the save.
+
+    An error counts as read once ``result()``, ``exception()`` or ``await`` has delivered it. One
+    that nobody reads is raised by the writer's next call.
+
+    Attributes:
+        path: The target, absolute; for a file object its ``name`` or type.
+        staged: Set once the state is the caller's again: always, when ``save_async`` has returned,
+            unless the save was skipped.
+        durable: Set once the checkpoint survives a power cut. Where it never will (a failed or
+            cancelled save, a file system in memory), ``wait`` returns False as soon as that is known.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+        self.staged = Moment()
+        self.durable = Moment()
+        self._status: Status = "staging"
+        self._nbytes = 0
+        self._written = 0
+        self._timings: dict[str, float] = {}
+        self._read = False
+        self._on_cancel: Callable[[], None] | None = None
+
+    def __repr__(self) -> str:
+        """Show path, status and progress."""
+        done, total = self.progress
+        return f"<SaveHandle {self.path!r} {self.status}, {done}/{total} bytes>"
+
+    @property
+    def status(self) -> Status:
+        """Where the save is.
+
+        ``"staging"``, ``"queued"`` and ``"writing"`` on the way. In the end ``"durable"``;
+        ``"written"`` (in place, but this file system or ``durable=False`` promises no more);
+        ``"skipped"`` or ``"replaced"`` (by ``on_busy``), ``"cancelled"``, or ``"failed"``.
+        """
+        return self._status
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Bytes written, and bytes in all (0 while the state is being captured)."""
+        return self._written, self._nbytes
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Seconds per phase, those that have ended; see :class:`SaveResult`."""
+        return dict(self._timings)
+
+    def result(self, timeout: float | None = None) -> SaveResult:
+        """Block until the save has ended; return its result or raise its error.
+
+        Raises:
+            SaveError: It failed; what was at the path before is untouched, unless the error's
+                ``outcome`` says otherwise.
+            concurrent.futures.CancelledError: It was cancelled, skipped or replaced.
+            TimeoutError: It has not ended after ``timeout`` seconds; it goes on.
+        """
+        try:
+            return super().result(timeout)
+        except BaseException as error:
+            self._note_read(error)
+            raise
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Block until the save has ended; return its error, or None."""
+        error = super().exception(timeout)
+        self._note_read(error)
+        return error
+
+    def cancel(self) -> bool:
+        """Cancel the save if it has not begun to be written; its slot is free at once.
+
+        Returns:
+            True if it is cancelled now; False once it is being written or has ended.
+        """
+        return self._withdraw("cancelled")
+
+    def __await__(self) -> Generator[Any, None, SaveResult]:
+        """Wait in a running event loop, without blocking it."""
+        loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
+
+        def wake(_: object) -> None:
+            # The loop may be gone by the time the save ends; then nobody waits any more.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(lambda: waiter.done() or waiter.set_result(None))
+
+        self.add_done_callback(wake)
+        yield from waiter
+        return self.result()
+
+    def _note_read(self, error: BaseException | None) -> None:
+        if error is not None and error is self._exception:
+            self._read = True
+
+    # What follows is for the writer.
+
+    def _withdraw(self, status: Status) -> bool:
+        """End a save that has not begun, as skipped, replaced or cancelled."""
+        with self._condition:
+            if self._status != "queued" and not (self._status == "staging" and status == "skipped"):
+                return False
+            if not super().cancel():
+                return False
+            self._status = status
+        if self._on_cancel is not None:
+            self._on_cancel()
+        self.durable._settle(happened=False)
+        self.staged._settle(happened=False)
+        self.set_running_or_notify_cancel()
+        return True
+
+    def _queue(self, nbytes: int, on_cancel: Callable[[], None]) -> None:
+        self._nbytes = nbytes
+        self._on_cancel = on_cancel
+        self._status = "queued"
+        self.staged._settle(happened=True)
+
+    def _begin(self) -> bool:
+        """Claim the save for writing; False if it was withdrawn meanwhile."""
+        with self._condition:
+            if self._status != "queued":
+                return False
+            self._status = "writing"
+            self.set_running_or_notify_cancel()
+            return True
+
+    def _advance(self, nbytes: int) -> None:
+        with self._condition:
+            self._written += nbytes
+
+    def _finish(self, result: SaveResult) -> None:
+        self._status = "durable" if result.durable else "written"
+        self._timings = result.timings
+        self.durable._settle(happened=result.durable)
+        self.set_result(result)
+
+    def _fail(self, error: BaseException) -> None:
+        self._status = "failed"
+        self.durable._settle(happened=False)
+        self.staged._settle(happened=False)
+        self.set_exception(error)
+
+    def _orphan(self, error: BaseException) -> None:
+        """Fail in a forked child, where the writer's thread does not exist and locks may be held."""
+        self._condition = threading.Condition()
+        self.staged, self.durable = Moment(), Moment()
+        if not self.done():
+            self._fail(error)
+        self._read = True

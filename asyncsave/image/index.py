@@ -1,0 +1,241 @@
+"""Read a zip's directory back: where each record lies, and what its CRC-32 should be.
+
+Works on files of asyncsave and of ``torch.save``. Nothing is unpickled, nothing is decompressed, and
+no figure of the file is believed before it has been held against the file's size.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+from asyncsave.errors import CorruptCheckpointError, FormatVersionError, LoadError
+from asyncsave.image.crc import crc32
+from asyncsave.image.layout import PAGE, UINT16, UINT32, data_offset
+from asyncsave.image.torchzip import VERSION
+
+__all__ = ["Entry", "Index", "Readable", "is_zip", "read_index"]
+
+_ENTRY = struct.Struct("<4s6H3I5H2I")
+_LOCAL = struct.Struct("<4s5H3I2H")
+_END = struct.Struct("<4s4H2IH")
+_ZIP64_END = struct.Struct("<4sQ2H2I4Q")
+_ZIP64_LOCATOR = struct.Struct("<4sIQI")
+_SEAL = re.compile(rb"asyncsave (\d{1,6}) image=([0-9a-f]{8}) index=([0-9a-f]{8})")
+_MAX_COMMENT = UINT16
+
+
+class Readable(Protocol):
+    """What the index is read from: a file of known size."""
+
+    path: str
+    nbytes: int
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        """Return exactly ``nbytes`` bytes from ``offset``; the range lies inside the file."""
+
+
+class Entry(NamedTuple):
+    """One record: its name without the archive's prefix, where its bytes lie, and their CRC-32."""
+
+    name: str
+    header_offset: int
+    offset: int
+    nbytes: int
+    crc: int
+
+
+class Index(NamedTuple):
+    """The directory of a checkpoint.
+
+    Attributes:
+        entries: The records, in the file's order.
+        image_crc: CRC-32 of all bytes before the seal, or None for a file without a seal.
+        sealed_nbytes: How many bytes ``image_crc`` covers.
+        checksums: False for a file that was written without CRCs (a setting of ``torch.save``).
+    """
+
+    entries: list[Entry]
+    image_crc: int | None
+    sealed_nbytes: int
+    checksums: bool
+
+
+def is_zip(head: bytes) -> bool:
+    """Tell whether a file that begins with these bytes is (or was once) a zip archive."""
+    return head[:4] == b"PK\x03\x04"
+
+
+class _End(NamedTuple):
+    offset: int
+    comment: bytes
+    count: int
+    directory_offset: int
+    directory_nbytes: int
+
+
+def read_index(file: Readable) -> Index:
+    """Read and check the directory of a checkpoint.
+
+    Raises:
+        CorruptCheckpointError: The file is truncated or its directory is damaged.
+        FormatVersionError: The file has a newer seal than this version knows.
+        LoadError: A zip, but not one of stored records (compressed, encrypted or split).
+    """
+    end = _find_end(file)
+    directory = file.read(end.directory_offset, end.directory_nbytes)
+    seal = _SEAL.fullmatch(end.comment)
+    sealed_nbytes = file.nbytes - len(end.comment)
+    if seal is not None:
+        if int(seal[1]) != VERSION:
+            message = (
+                f"{file.path!r} has format version {int(seal[1])}, this asyncsave reads {VERSION}: "
+                "update asyncsave, or load the file with torch.load"
+            )
+            raise FormatVersionError(message, path=file.path)
+        tail = directory + file.read(end.offset, sealed_nbytes - end.offset)
+        if (found := crc32(tail)) != (expected := int(seal[3], 16)):
+            raise _damaged(file, "the directory's CRC-32", f"{expected:08x}", f"{found:08x}", record=None)
+    entries = _locate(file, list(_parse(file, directory, end.count)), sealed=seal is not None)
+    _check_extents(file, entries, end.directory_offset)
+    checksums = seal is not None or any(entry.crc for entry in entries if entry.nbytes)
+    return Index(entries, int(seal[2], 16) if seal else None, sealed_nbytes, checksums)
+
+
+def _damaged(
+    file: Readable, what: str, expected: str, found: str, *, record: str | None = None
+) -> CorruptCheckpointError:
+    where = f"record {record!r}: " if record else ""
+    message = (
+        f"{file.path!r} is damaged: {where}{what}: expected {expected}, found {found}. "
+        "Load an older checkpoint, or restore this one from a copy"
+    )
+    return CorruptCheckpointError(message, path=file.path, record=record, expected=expected, found=found)
+
+
+def _truncated(file: Readable) -> CorruptCheckpointError:
+    """Describe a file whose end is missing; files of asyncsave know how long they should be."""
+    found = f"{file.nbytes} bytes"
+    expected = "a zip directory at the end of the file"
+    head = file.read(0, min(file.nbytes, PAGE))
+    if len(head) >= _LOCAL.size:
+        name_nbytes, extra_nbytes = _LOCAL.unpack_from(head)[9:]
+        extra = head[_LOCAL.size + name_nbytes :][:extra_nbytes]
+        mark = extra.find(b"AS\x08\x00")
+        if mark >= 0 and len(extra) >= mark + 12:
+            expected = f"{struct.unpack_from('<Q', extra, mark + 4)[0]} bytes"
+    message = (
+        f"{file.path!r} is truncated or overwritten: expected {expected}, found {found}. "
+        "Load an older checkpoint, or restore this one from a copy"
+    )
+    return CorruptCheckpointError(message, path=file.path, expected=expected, found=found)
+
+
+def _find_end(file: Readable) -> _End:
+    """Find the end-of-directory record: the last one whose comment reaches the file's end."""
+    window = min(file.nbytes, _END.size + _MAX_COMMENT)
+    start = file.nbytes - window
+    tail = file.read(start, window)
+    at = len(tail)
+    while (at := tail.rfind(b"PK\x05\x06", 0, at)) >= 0:
+        if at + _END.size <= len(tail):
+            *_, disk, _, count, total, nbytes, offset, comment = _END.unpack_from(tail, at)
+            if at + _END.size + comment == len(tail):
+                break
+    else:
+        raise _truncated(file)
+    if disk not in (0, UINT16) or count != total:
+        message = f"{file.path!r} is one part of a split zip archive, not a checkpoint"
+        raise LoadError(message, path=file.path)
+    position = start + at
+    if at >= _ZIP64_LOCATOR.size:
+        magic, _, zip64, _ = _ZIP64_LOCATOR.unpack_from(tail, at - _ZIP64_LOCATOR.size)
+        if magic == b"PK\x06\x07":
+            if zip64 + _ZIP64_END.size > file.nbytes:
+                raise _damaged(file, "the zip64 end of directory", "inside the file", f"at {zip64}")
+            fields = _ZIP64_END.unpack(file.read(zip64, _ZIP64_END.size))
+            if fields[0] != b"PK\x06\x06":
+                raise _damaged(file, "the zip64 end of directory", "its signature", repr(fields[0]))
+            position, count, nbytes, offset = zip64, fields[7], fields[8], fields[9]
+    if offset + nbytes != position:
+        expected = f"ends at byte {position}"
+        raise _damaged(file, "the directory", expected, f"ends at byte {offset + nbytes}")
+    return _End(position, tail[at + _END.size :], count, offset, nbytes)
+
+
+def _parse(file: Readable, directory: bytes, count: int) -> Iterator[Entry]:
+    """Yield the directory's entries, their data offsets not known yet (-1)."""
+    at = 0
+    for _ in range(count):
+        if at + _ENTRY.size > len(directory):
+            raise _damaged(file, "the directory", f"{count} entries", "fewer")
+        (magic, _, _, flags, method, _, _, crc, stored, nbytes, name_nbytes, extra_nbytes,
+         comment_nbytes, _, _, _, offset) = _ENTRY.unpack_from(directory, at)  # fmt: skip
+        at += _ENTRY.size
+        name = directory[at : at + name_nbytes].decode("utf-8", "backslashreplace")
+        if magic != b"PK\x01\x02":
+            raise _damaged(file, "a directory entry", "its signature", repr(magic))
+        extra = directory[at + name_nbytes : at + name_nbytes + extra_nbytes]
+        at += name_nbytes + extra_nbytes + comment_nbytes
+        if UINT32 in (nbytes, stored, offset):
+            nbytes, stored, offset = _wide(file, name, extra, (nbytes, stored, offset))
+        if method or flags & 1 or stored != nbytes:
+            message = (
+                f"{file.path!r}: record {name!r} is compressed or encrypted; checkpoints hold stored "
+                "records only. Unpack it with a zip tool that you trust, then load it with torch.load"
+            )
+            raise LoadError(message, path=file.path)
+        yield Entry(name, offset, -1, nbytes, crc)
+    if at != len(directory):
+        raise _damaged(file, "the directory's size", f"{at} bytes", f"{len(directory)} bytes")
+
+
+def _wide(file: Readable, name: str, extra: bytes, figures: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Replace figures that do not fit 32 bits by those in the zip64 extra field."""
+    at = 0
+    while at + 4 <= len(extra):
+        kind, nbytes = struct.unpack_from("<2H", extra, at)
+        if kind == 1:
+            field = extra[at + 4 : at + 4 + nbytes]
+            wanted = sum(figure == UINT32 for figure in figures)
+            if len(field) < 8 * wanted:
+                break
+            values = iter(struct.unpack_from(f"<{wanted}Q", field))
+            first, second, third = (next(values) if f == UINT32 else f for f in figures)
+            return first, second, third
+        at += 4 + nbytes
+    raise _damaged(file, "its zip64 field", "64-bit sizes", "none", record=name)
+
+
+def _locate(file: Readable, entries: list[Entry], *, sealed: bool) -> list[Entry]:
+    """Find where each record's bytes begin, in the file's order, and strip the archive's prefix."""
+    entries.sort(key=lambda entry: entry.header_offset)
+    located = []
+    for number, entry in enumerate(entries):
+        if sealed:
+            offset = data_offset(entry.header_offset, len(entry.name), entry.nbytes, first=number == 0)
+        else:
+            if entry.header_offset + _LOCAL.size > file.nbytes:
+                at = f"at byte {entry.header_offset}"
+                raise _damaged(file, "its header", "inside the file", at, record=entry.name)
+            header = _LOCAL.unpack(file.read(entry.header_offset, _LOCAL.size))
+            if header[0] != b"PK\x03\x04":
+                raise _damaged(file, "its header", "a signature", repr(header[0]), record=entry.name)
+            offset = entry.header_offset + _LOCAL.size + header[9] + header[10]
+        located.append(entry._replace(name=entry.name.partition("/")[2], offset=offset))
+    return located
+
+
+def _check_extents(file: Readable, entries: list[Entry], limit: int) -> None:
+    """Refuse records that overlap, lie outside the file, or share a name."""
+    position = 0
+    for entry in entries:
+        end = entry.offset + entry.nbytes
+        if entry.header_offset < position or end > limit:
+            expected, found = f"bytes {position} to {limit}", f"{entry.header_offset} to {end}"
+            raise _damaged(file, "its extent", expected, found, record=entry.name)
+        position = end
+    if len({entry.name for entry in entries}) != len(entries):
+        raise _damaged(file, "the records' names", "different ones", "duplicates")

@@ -1,0 +1,165 @@
+"""Seal an image and store it: what every backend calls. No tensor is known here.
+
+Order is what makes a save safe: checksums of the bytes in memory first, then the file, then its
+sync, then its name. The result is handed over while the old file's blocks are still held, because
+nobody needs to wait for their release.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import errno
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from asyncsave.errors import SaveError
+from asyncsave.image.crc import crc32
+from asyncsave.image.layout import Layout
+from asyncsave.image.torchzip import seal
+from asyncsave.result import SaveResult
+from asyncsave.storage.blocks import BLOCK, write_image
+from asyncsave.storage.mounts import is_durable
+from asyncsave.storage.replacement import Replacement
+from asyncsave.storage.system import System
+from asyncsave.storage.target import Target
+from asyncsave.workers import Workers
+
+__all__ = ["Job", "Sink", "persist"]
+
+
+class Sink(Protocol):
+    """A writable binary file object."""
+
+    def write(self, data: memoryview, /) -> int | None:
+        """Write bytes; return how many were written."""
+
+
+@dataclass(slots=True)
+class Job:
+    """One staged checkpoint, and where it is to go.
+
+    Attributes:
+        image: The arena: page-aligned, the records' bytes in place, headers not yet.
+        layout: Where everything lies.
+        crcs: CRC-32 of each record, None where it is still to be taken.
+        target: A file to be replaced whole, or a file object to be written to.
+        path: How the result names the target.
+        sync: Whether to flush to the medium.
+        timings: Seconds per phase so far; the phases below are added.
+        started: ``time.perf_counter()`` of the call.
+        after: Earlier saves of the same target, which must come first.
+    """
+
+    image: memoryview
+    layout: Layout
+    crcs: list[int | None]
+    target: Target | Sink
+    path: str
+    sync: bool
+    timings: dict[str, float]
+    started: float
+    after: Sequence[concurrent.futures.Future[SaveResult]] = ()
+
+
+def persist(
+    job: Job,
+    system: System,
+    workers: Workers,
+    *,
+    progress: Callable[[int], None],
+    finish: Callable[[SaveResult], None],
+) -> None:
+    """Make a staged image a checkpoint; call ``finish`` once it is in place.
+
+    Args:
+        job: What to store.
+        system: The operating system.
+        workers: Who takes checksums and writes blocks.
+        progress: Called with the bytes of each block that was written.
+        finish: Called with the result when the checkpoint is in place, before the old one's blocks
+            are freed.
+
+    Raises:
+        SaveError: Nothing was committed, or the durability of what was is unknown. ``finish`` has
+            not been called then.
+    """
+    clock = _Phases(job.timings)
+    digest = seal(job.image, job.layout, _checksums(job, workers))
+    clock.end("seal")
+    concurrent.futures.wait(job.after)
+    if not isinstance(job.target, Target):
+        _stream(job.target, job, progress)
+        clock.end("write")
+        finish(_result(job, clock, digest, durable=False))
+        return
+    target, nbytes = job.target, job.layout.nbytes
+    with Replacement(system, target, nbytes, sync=job.sync) as new:
+        try:
+            write_image(system, new.fd, job.image, nbytes, workers, progress)
+        except OSError as error:
+            raise SaveError.of(error, path=job.path, phase="write") from error
+        clock.end("write")
+        new.commit()
+        durable = new.folder_synced and is_durable(target.folder)
+        clock.end("sync")
+        finish(_result(job, clock, digest, durable=durable))
+
+
+class _Phases:
+    """Notes how long each phase took, from the end of the one before."""
+
+    def __init__(self, timings: dict[str, float]) -> None:
+        self._timings = timings
+        self._last = time.perf_counter()
+
+    def end(self, phase: str) -> None:
+        now = time.perf_counter()
+        self._timings[phase] = now - self._last
+        self._last = now
+
+    def total(self, started: float) -> dict[str, float]:
+        self._timings.setdefault("sync", 0.0)
+        self._timings["total"] = self._last - started
+        return self._timings
+
+
+def _result(job: Job, clock: _Phases, digest: str, *, durable: bool) -> SaveResult:
+    timings = clock.total(job.started)
+    return SaveResult(job.path, job.layout.nbytes, digest, durable, timings)
+
+
+def _checksums(job: Job, workers: Workers) -> list[int]:
+    """Take the checksums that staging left out (bytes that came off an accelerator)."""
+    missing = [number for number, crc in enumerate(job.crcs) if crc is None]
+
+    def take(number: int) -> None:
+        record = job.layout.records[number]
+        job.crcs[number] = crc32(job.image[record.offset : record.offset + record.nbytes])
+
+    workers.each(take, missing)
+    return [crc or 0 for crc in job.crcs]
+
+
+def _stream(sink: Sink, job: Job, progress: Callable[[int], None]) -> None:
+    """Write the image to a file object, in order."""
+    image = job.image[: job.layout.nbytes]
+    try:
+        for start in range(0, len(image), BLOCK):
+            block = image[start : start + BLOCK]
+            done = 0
+            while done < len(block):
+                written = sink.write(block[done:])
+                if not written:
+                    raise OSError(errno.EIO, f"write() took nothing and returned {written!r}")
+                done += written
+            progress(len(block))
+        flush = getattr(sink, "flush", None)
+        if flush is not None:
+            flush()
+    except Exception as error:
+        cause = error if isinstance(error, OSError) else OSError(None, str(error))
+        cause.strerror = cause.strerror or f"{type(error).__name__}: {error}"
+        described = SaveError.of(cause, path=job.path, phase="write")
+        raise described from error

@@ -1,0 +1,196 @@
+"""A file on its way to take its target's place: whole or not at all, and durable when it says so.
+
+The steps, each on the descriptor of the step before (P1 to P6 of docs/guarantees.md):
+
+1. a temporary file beside the target, new (``O_EXCL``), no link followed, locked while it lives;
+2. its blocks reserved, so that a full disk is known before a byte is written;
+3. the bytes, and a look at the size they made;
+4. ``fsync`` of this very descriptor. The kernel reports a failed write-back once and then lies, so a
+   failed sync is never repeated: the file is given up, and a later save writes a new one;
+5. a ``close`` of a duplicate, because some file systems report a full disk only there. The
+   descriptor itself stays open, since its lock is what tells a sweeper that the file is alive;
+6. ``rename`` over the target, ``fsync`` of the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from types import TracebackType
+
+from asyncsave.errors import SaveError
+from asyncsave.storage.system import System
+from asyncsave.storage.target import Target
+
+__all__ = ["TEMPORARY", "Replacement"]
+
+TEMPORARY = (".asyncsave-", ".tmp")
+"""Prefix and suffix of a temporary file's name; 16 hexadecimal digits stand between them."""
+
+_ATTEMPTS = 16
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
+
+
+class Replacement:
+    """One attempt to put a new file at a target. Use it as a context manager.
+
+    Leaving the ``with`` block without :meth:`commit` removes the temporary file and leaves the old
+    one untouched. After a commit, the old file's blocks are freed on leaving the block: freeing a
+    large file takes a tenth of a second, and nobody needs to wait for that.
+
+    Args:
+        system: The operating system.
+        target: What is to be replaced or made.
+        nbytes: Size of the new file.
+        sync: Whether to flush file and folder.
+
+    Attributes:
+        fd: The temporary file, open for reading and writing.
+        folder_synced: After a commit: whether the file system could sync the folder.
+    """
+
+    fd: int
+    folder_synced: bool
+
+    def __init__(self, system: System, target: Target, nbytes: int, *, sync: bool) -> None:
+        self._system = system
+        self._target = target
+        self._nbytes = nbytes
+        self._sync = sync
+        self._name: str | None = None
+        self._folder = self._old = self.fd = -1
+        self.folder_synced = False
+
+    @property
+    def temporary(self) -> str:
+        """Path of the temporary file, while there is one."""
+        return os.path.join(self._target.folder, self._name or "")
+
+    def __enter__(self) -> Replacement:
+        """Open it."""
+        self.open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def open(self) -> None:
+        """Make the temporary file and reserve its blocks.
+
+        Raises:
+            SaveError: That failed, and nothing is left of it.
+        """
+        try:
+            with self._phase("open"):
+                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+                self._folder = self._system.open(self._target.folder, flags)
+                self._create()
+            with self._phase("allocate"):
+                if self._nbytes:
+                    self._system.allocate(self.fd, self._nbytes)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Remove what was not committed, and let go of the old file. Idempotent; raises nothing."""
+        if self._name is not None:
+            with contextlib.suppress(OSError):
+                self._system.unlink(self._name, dir_fd=self._folder)
+            self._name = None
+        for fd in (self.fd, self._old, self._folder):
+            # The one close that has something to report is in commit.
+            if fd >= 0:
+                with contextlib.suppress(OSError):
+                    self._system.close(fd)
+        self._folder = self._old = self.fd = -1
+
+    def _create(self) -> None:
+        """Open and lock a temporary file, with the mode that the final file is to have."""
+        old_mode = None
+        with contextlib.suppress(FileNotFoundError):
+            old = self._system.stat(self._target.name, dir_fd=self._folder)
+            old_mode = stat.S_IMODE(old.st_mode)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        for _ in range(_ATTEMPTS):
+            name = self._system.token().join(TEMPORARY)
+            try:
+                mode = 0o666 if old_mode is None else old_mode
+                fd = self._system.open(name, flags, mode, dir_fd=self._folder)
+            except FileExistsError:
+                continue
+            try:
+                if old_mode is not None:
+                    self._system.chmod(fd, old_mode)  # what the umask took away
+                # Between the open and the lock a sweeper may have taken the file for a dead one
+                # and removed it: it has no name then, and another one is made.
+                alive = self._system.lock(fd) and self._system.fstat(fd).st_nlink > 0
+            except BaseException:
+                self._system.close(fd)
+                with contextlib.suppress(OSError):
+                    self._system.unlink(name, dir_fd=self._folder)
+                raise
+            if alive:
+                self.fd, self._name = fd, name
+                return
+            self._system.close(fd)
+        raise OSError(errno.EEXIST, "no free name for a temporary file")
+
+    def commit(self) -> None:
+        """Make the new file the target.
+
+        Raises:
+            SaveError: It is not, with outcome ``"not_committed"``; or it is, but the sync of the
+                folder failed: ``"durability_unknown"``.
+        """
+        name = self._name
+        if name is None:
+            return
+        with self._phase("write"):
+            found = self._system.fstat(self.fd).st_size
+            if found != self._nbytes:
+                raise OSError(errno.EIO, f"wrote {self._nbytes} bytes, the file has {found}")
+        if self._sync:
+            with self._phase("sync"):
+                self._system.fsync(self.fd)
+        with self._phase("close"):
+            self._system.close(self._system.duplicate(self.fd))
+        with contextlib.suppress(OSError):
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            self._old = self._system.open(self._target.name, flags, dir_fd=self._folder)
+        with self._phase("rename"):
+            self._rename(name)
+        self._name = None
+        if self._sync:
+            with self._phase("sync folder", outcome="durability_unknown"):
+                try:
+                    self._system.fsync(self._folder)
+                    self.folder_synced = True
+                except OSError as error:
+                    if error.errno not in _NO_FOLDER_SYNC:
+                        raise
+
+    def _rename(self, name: str) -> None:
+        try:
+            self._system.rename(name, self._target.name, dir_fd=self._folder)
+        except FileNotFoundError:
+            # A network file system may send a rename twice and report the second one's failure.
+            there = self._system.stat(self._target.name, dir_fd=self._folder)
+            if not os.path.samestat(there, self._system.fstat(self.fd)):
+                raise
+
+    @contextlib.contextmanager
+    def _phase(self, phase: str, *, outcome: str = "not_committed") -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise SaveError.of(error, path=self._target.path, phase=phase, outcome=outcome) from error

@@ -1,0 +1,138 @@
+"""The system calls of this package, in one object that is passed in.
+
+Fault sweeps, recorded traces and planted bugs are subclasses of :class:`System` in the tests; the
+code that runs in production has no hooks of its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import secrets
+import sys
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["System"]
+
+_UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV}
+
+
+def _load_fallocate() -> Callable[[int, int, int, int], int] | None:
+    """Return Linux's ``fallocate``. glibc's ``posix_fallocate`` will not do: where a file system has
+    no allocation it writes zeros through the page cache instead, at the cost of a second save.
+    """  # noqa: D205 - one thought
+    if not sys.platform.startswith("linux"):
+        return None
+    function: Any = ctypes.CDLL(None, use_errno=True).fallocate
+    function.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    function.restype = ctypes.c_int
+    return function  # type: ignore[no-any-return]
+
+
+_fallocate = _load_fallocate()
+_F_FULLFSYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
+
+
+class System:
+    """The operating system, as far as this package uses it. Every method may raise ``OSError``.
+
+    Python itself retries calls that a signal interrupted (PEP 475).
+    """
+
+    def open(self, path: str, flags: int, mode: int = 0o666, *, dir_fd: int | None = None) -> int:
+        """Open a file, close-on-exec."""
+        return os.open(path, flags, mode, dir_fd=dir_fd)
+
+    def close(self, fd: int) -> None:
+        """Close a descriptor."""
+        os.close(fd)
+
+    def duplicate(self, fd: int) -> int:
+        """Return a second descriptor of the same open file."""
+        return os.dup(fd)
+
+    def fstat(self, fd: int) -> os.stat_result:
+        """Describe an open file."""
+        return os.fstat(fd)
+
+    def stat(self, path: str, *, dir_fd: int | None = None) -> os.stat_result:
+        """Describe what a name stands for, without following a link."""
+        return os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
+
+    def listdir(self, fd: int) -> list[str]:
+        """List an open folder."""
+        return os.listdir(fd)
+
+    def chmod(self, fd: int, mode: int) -> None:
+        """Set the mode bits of an open file."""
+        os.fchmod(fd, mode)
+
+    def lock(self, fd: int) -> bool:
+        """Take the exclusive lock of an open file; False if somebody else holds it."""
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def allocate(self, fd: int, nbytes: int) -> None:
+        """Reserve the blocks of a file, where the file system can; do nothing where it cannot."""
+        if _fallocate is None:
+            return
+        while _fallocate(fd, 0, 0, nbytes):
+            number = ctypes.get_errno()
+            if number in _UNSUPPORTED:
+                return
+            if number != errno.EINTR:
+                raise OSError(number, os.strerror(number))
+
+    def set_direct(self, fd: int, direct: bool) -> bool:  # noqa: FBT001 - a seam method
+        """Switch direct I/O of an open file on or off; tell whether it is as asked."""
+        flag = getattr(os, "O_DIRECT", 0)
+        if not flag:
+            return not direct
+        flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+        try:
+            fcntl.fcntl(fd, fcntl.F_SETFL, flags | flag if direct else flags & ~flag)
+        except OSError:
+            return False
+        return True
+
+    def pwrite(self, fd: int, data: memoryview, offset: int) -> int:
+        """Write at an offset; return how many bytes were written, possibly fewer than given."""
+        return os.pwrite(fd, data, offset)
+
+    def pread_into(self, fd: int, buffer: memoryview, offset: int) -> int:
+        """Read from an offset; return how many bytes were read, possibly fewer than asked."""
+        return os.preadv(fd, [buffer], offset)
+
+    def truncate(self, fd: int, nbytes: int) -> None:
+        """Set a file's size."""
+        os.ftruncate(fd, nbytes)
+
+    def fsync(self, fd: int) -> None:
+        """Flush a file or folder to the medium (on macOS, past the drive's own cache)."""
+        if _F_FULLFSYNC is not None:
+            fcntl.fcntl(fd, _F_FULLFSYNC)
+        else:
+            os.fsync(fd)
+
+    def uncache(self, fd: int) -> None:
+        """Ask that a file's clean pages leave the page cache, so that reads come from the disk."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def rename(self, source: str, target: str, *, dir_fd: int) -> None:
+        """Give a file another name in the same folder, replacing what had that name."""
+        os.rename(source, target, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+
+    def unlink(self, name: str, *, dir_fd: int) -> None:
+        """Remove a name from a folder."""
+        os.unlink(name, dir_fd=dir_fd)
+
+    def token(self) -> str:
+        """Return 64 random bits, in hexadecimal; never the same in a forked child."""
+        return secrets.token_hex(8)
