@@ -19,10 +19,10 @@ from asyncsave.errors import CorruptCheckpointError, LoadError, SaveError
 from asyncsave.handle import SaveHandle
 from asyncsave.image.crc import crc32
 from asyncsave.image.torchzip import DIGEST_PREFIX
-from asyncsave.persist import Sink
 from asyncsave.result import SaveResult, VerifyReport
 from asyncsave.storage.mounts import is_durable
 from asyncsave.storage.replacement import Replacement
+from asyncsave.storage.sink import Sink
 from asyncsave.storage.source import open_source
 from asyncsave.storage.system import System
 from asyncsave.storage.target import Target, resolve
@@ -124,7 +124,7 @@ async def copy(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> Save
     """
     loop = asyncio.get_running_loop()
     started = loop.time()
-    source, target = os.path.abspath(os.fspath(src)), resolve(os.fspath(dst))
+    source, target = await asyncio.to_thread(lambda: (os.path.abspath(os.fspath(src)), resolve(os.fspath(dst))))
     await asyncio.to_thread(pending.wait_for, source)
     nbytes = await asyncio.to_thread(_size, source)
     new = Replacement(System(), target, nbytes, sync=True)

@@ -9,8 +9,8 @@ from typing import Any
 
 from asyncsave import lifecycle
 from asyncsave.handle import SaveHandle
-from asyncsave.persist import Sink
 from asyncsave.result import SaveResult
+from asyncsave.storage.sink import Sink
 from asyncsave.writer import OnBusy, Writer
 
 __all__ = ["check_errors", "flush", "save", "save_async", "shutdown"]

@@ -47,7 +47,8 @@ class Moment:
             self._condition.wait_for(lambda: self._happened is not None, timeout)
             return self._happened is True
 
-    def _settle(self, *, happened: bool) -> None:
+    def settle(self, *, happened: bool) -> None:
+        """Say that it has happened, or never will; for the writer. The first word stands."""
         with self._condition:
             if self._happened is None:
                 self._happened = happened
@@ -80,8 +81,8 @@ class SaveHandle(concurrent.futures.Future[SaveResult]):
         self._status: Status = "staging"
         self._nbytes = 0
         self._written = 0
-        self._timings: dict[str, float] = {}
-        self._read = False
+        self._phases: dict[str, float] = {}
+        self.read = False
         self._on_cancel: Callable[[], None] | None = None
 
     def __repr__(self) -> str:
@@ -107,7 +108,7 @@ class SaveHandle(concurrent.futures.Future[SaveResult]):
     @property
     def timings(self) -> dict[str, float]:
         """Seconds per phase, those that have ended; see :class:`SaveResult`."""
-        return dict(self._timings)
+        return dict(self._phases)
 
     def result(self, timeout: float | None = None) -> SaveResult:
         """Block until the save has ended; return its result or raise its error.
@@ -136,17 +137,17 @@ class SaveHandle(concurrent.futures.Future[SaveResult]):
         Returns:
             True if it is cancelled now; False once it is being written or has ended.
         """
-        return self._withdraw("cancelled")
+        return self.withdraw("cancelled")
 
     def __await__(self) -> Generator[Any, None, SaveResult]:
         """Wait in a running event loop, without blocking it."""
         loop = asyncio.get_running_loop()
-        waiter = loop.create_future()
+        waiter: asyncio.Future[None] = loop.create_future()
 
         def wake(_: object) -> None:
             # The loop may be gone by the time the save ends; then nobody waits any more.
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(lambda: waiter.done() or waiter.set_result(None))
+                loop.call_soon_threadsafe(_release, waiter)
 
         self.add_done_callback(wake)
         yield from waiter
@@ -154,12 +155,12 @@ class SaveHandle(concurrent.futures.Future[SaveResult]):
 
     def _note_read(self, error: BaseException | None) -> None:
         if error is not None and error is self._exception:
-            self._read = True
+            self.read = True
 
     # What follows is for the writer.
 
-    def _withdraw(self, status: Status) -> bool:
-        """End a save that has not begun, as skipped, replaced or cancelled."""
+    def withdraw(self, status: Status) -> bool:
+        """End a save that has not begun, as skipped, replaced or cancelled; False if it has."""
         with self._condition:
             if self._status != "queued" and not (self._status == "staging" and status == "skipped"):
                 return False
@@ -168,18 +169,23 @@ class SaveHandle(concurrent.futures.Future[SaveResult]):
             self._status = status
         if self._on_cancel is not None:
             self._on_cancel()
-        self.durable._settle(happened=False)
-        self.staged._settle(happened=False)
+        self.durable.settle(happened=False)
+        self.staged.settle(happened=False)
         self.set_running_or_notify_cancel()
         return True
 
-    def _queue(self, nbytes: int, on_cancel: Callable[[], None]) -> None:
+    def measure(self, phases: dict[str, float]) -> None:
+        """Show these timings from now on; they are filled as the phases end."""
+        self._phases = phases
+
+    def queue(self, nbytes: int, on_cancel: Callable[[], None]) -> None:
+        """Say that the state is staged; ``on_cancel`` is called if the save is withdrawn."""
         self._nbytes = nbytes
         self._on_cancel = on_cancel
         self._status = "queued"
-        self.staged._settle(happened=True)
+        self.staged.settle(happened=True)
 
-    def _begin(self) -> bool:
+    def begin(self) -> bool:
         """Claim the save for writing; False if it was withdrawn meanwhile."""
         with self._condition:
             if self._status != "queued":
@@ -188,26 +194,34 @@ class SaveHandle(concurrent.futures.Future[SaveResult]):
             self.set_running_or_notify_cancel()
             return True
 
-    def _advance(self, nbytes: int) -> None:
+    def advance(self, nbytes: int) -> None:
+        """Count written bytes."""
         with self._condition:
             self._written += nbytes
 
-    def _finish(self, result: SaveResult) -> None:
+    def finish(self, result: SaveResult) -> None:
+        """Resolve with a result."""
         self._status = "durable" if result.durable else "written"
-        self._timings = result.timings
-        self.durable._settle(happened=result.durable)
+        self._phases = result.timings
+        self.durable.settle(happened=result.durable)
         self.set_result(result)
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
+        """Resolve with an error."""
         self._status = "failed"
-        self.durable._settle(happened=False)
-        self.staged._settle(happened=False)
+        self.durable.settle(happened=False)
+        self.staged.settle(happened=False)
         self.set_exception(error)
 
-    def _orphan(self, error: BaseException) -> None:
+    def orphan(self, error: BaseException) -> None:
         """Fail in a forked child, where the writer's thread does not exist and locks may be held."""
         self._condition = threading.Condition()
         self.staged, self.durable = Moment(), Moment()
         if not self.done():
-            self._fail(error)
-        self._read = True
+            self.fail(error)
+        self.read = True
+
+
+def _release(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 import os
 import pickle
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 
 from asyncsave import pending
 from asyncsave.cores import cores
 from asyncsave.errors import CorruptCheckpointError, LoadError
-from asyncsave.image.index import Index, is_zip, read_index
+from asyncsave.image.index import Entry, Index, is_zip, read_index
 from asyncsave.reading import read_records
 from asyncsave.storage.blocks import DIRECT_FROM
 from asyncsave.storage.source import MemorySource, Source, open_source
@@ -59,25 +59,33 @@ def load(
         path = os.fspath(f)
         pending.wait_for(path)
         with open_source(path) as source:
-            return _load(source, map_location, weights_only, verify, mmap=mmap)
+            return _load(source, _How(map_location, weights_only, mmap), verify=verify)
     name = str(getattr(f, "name", type(f).__name__))
     if mmap:
         message = f"mmap=True needs a path, not the file object {name!r}"
         raise LoadError(message, path=name)
     try:
-        data = f.read()
+        data: object = f.read()
     except (OSError, ValueError, AttributeError) as error:
         message = f"cannot read the file object {name!r}: {error}"
         raise LoadError(message, path=name) from error
     if not isinstance(data, (bytes, bytearray)):
         message = f"the file object {name!r} is open for text: open it in binary mode"
         raise LoadError(message, path=name)
-    return _load(MemorySource(name, bytes(data)), map_location, weights_only, verify, mmap=False)
+    return _load(MemorySource(name, bytes(data)), _How(map_location, weights_only, mmap), verify=verify)
 
 
-def _load(source: Source, map_location: Any, weights_only: bool, verify: bool | None, *, mmap: bool) -> Any:
+class _How(NamedTuple):
+    """What ``torch.load`` takes too."""
+
+    map_location: Any
+    weights_only: bool
+    mmap: bool
+
+
+def _load(source: Source, how: _How, *, verify: bool | None) -> Any:
     if not is_zip(source.read(0, min(4, source.nbytes))):
-        return _load_other(source, map_location, weights_only, mmap=mmap)
+        return _load_other(source, how)
     index = read_index(source)
     names = {entry.name for entry in index.entries}
     if "constants.pkl" in names:
@@ -88,10 +96,10 @@ def _load(source: Source, map_location: Any, weights_only: bool, verify: bool | 
         raise LoadError(message, path=source.path)
     if verify:
         _check_whole(source)
-    if mmap:
-        return _through_torch(source, source.path, map_location, weights_only, mmap=True)
-    archive = _Archive(source, index, check=verify is not False, data=not _is_meta(map_location))
-    return _unpickle(archive, source, map_location, weights_only)
+    if how.mmap:
+        return _through_torch(source, source.path, how)
+    archive = _Archive(source, index, check=verify is not False, data=not _is_meta(how.map_location))
+    return _unpickle(archive, source, how)
 
 
 def _check_whole(source: Source) -> None:
@@ -159,7 +167,7 @@ class _Archive:
         """Return nothing: torch logs it, and does no more with it."""
         return ""
 
-    def _entry(self, name: str) -> Any:
+    def _entry(self, name: str) -> Entry:
         try:
             return self._entries[name]
         except KeyError:
@@ -169,16 +177,16 @@ class _Archive:
             ) from None
 
 
-def _unpickle(archive: _Archive, source: Source, map_location: Any, weights_only: bool) -> Any:
+def _unpickle(archive: _Archive, source: Source, how: _How) -> Any:
     """Rebuild the object. torch's own function does it, so that every type it knows comes out."""
-    rebuild = torch.serialization._load  # noqa: SLF001 - torch.load, behind its zip reader
-    unpickler = torch._weights_only_unpickler if weights_only else pickle  # noqa: SLF001
+    rebuild: Any = torch.serialization._load  # noqa: SLF001 - torch.load, behind its zip reader
+    unpickler = torch._weights_only_unpickler if how.weights_only else pickle  # noqa: SLF001
     try:
-        return rebuild(archive, map_location, unpickler, encoding="utf-8")
+        return rebuild(archive, how.map_location, unpickler, encoding="utf-8")
     except LoadError:
         raise
     except Exception as error:
-        raise _refused(source.path, error, weights_only=weights_only) from error
+        raise _refused(source.path, error, weights_only=how.weights_only) from error
 
 
 def _refused(path: str, error: Exception, *, weights_only: bool) -> LoadError:
@@ -191,7 +199,7 @@ def _refused(path: str, error: Exception, *, weights_only: bool) -> LoadError:
     return LoadError(f"cannot rebuild the object in {path!r}: {type(error).__name__}: {error}.{remedy}", path=path)
 
 
-def _load_other(source: Source, map_location: Any, weights_only: bool, *, mmap: bool) -> Any:
+def _load_other(source: Source, how: _How) -> Any:
     """Load what is not a zip archive: a legacy file of ``torch.save``, or nothing that we know."""
     head = source.read(0, min(4, source.nbytes))
     end = source.read(max(0, source.nbytes - 4096), min(source.nbytes, 4096))
@@ -205,18 +213,18 @@ def _load_other(source: Source, map_location: Any, weights_only: bool, *, mmap: 
     if not legacy:
         message = f"{source.path!r} is not a checkpoint: it begins with {head!r}"
         raise LoadError(message, path=source.path)
-    if mmap:
+    if how.mmap:
         message = f"{source.path!r} has torch.save's legacy format, which cannot be mapped"
         raise LoadError(message, path=source.path)
     data = io.BytesIO(source.read(0, source.nbytes))
-    return _through_torch(source, data, map_location, weights_only, mmap=False)
+    return _through_torch(source, data, how)
 
 
-def _through_torch(source: Source, f: Any, map_location: Any, weights_only: bool, *, mmap: bool) -> Any:
+def _through_torch(source: Source, f: Any, how: _How) -> Any:
     try:
-        return torch.load(f, map_location, weights_only=weights_only, mmap=mmap)
+        return torch.load(f, how.map_location, weights_only=how.weights_only, mmap=how.mmap)
     except Exception as error:
-        raise _refused(source.path, error, weights_only=weights_only) from error
+        raise _refused(source.path, error, weights_only=how.weights_only) from error
 
 
 def _is_meta(map_location: Any) -> bool:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 import warnings
 
-__all__ = ["warn_once"]
+__all__ = ["advise", "warn_once"]
+
+_MOSTLY = 0.5
+_WORTH_A_WORD = 1 << 20
 
 _said: set[str] = set()
 
@@ -20,3 +23,27 @@ def warn_once(topic: str, message: str) -> None:
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == package:
         frame, level = frame.f_back, level + 1
     warnings.warn(message, UserWarning, stacklevel=level)
+
+
+def advise(unsafe: tuple[str, ...], unreferenced: int, total: int) -> None:
+    """Say what will surprise whoever loads this checkpoint, or looks at its size.
+
+    Args:
+        unsafe: What ``weights_only=True`` will refuse, by full name.
+        unreferenced: Bytes of storages that no saved tensor shows.
+        total: Bytes of all storages.
+    """
+    if unsafe:
+        names = ", ".join(unsafe)
+        warn_once(
+            f"unsafe {names}",
+            f"the checkpoint holds {names}: it loads with weights_only=False only, or after "
+            "torch.serialization.add_safe_globals. Save tensors and plain Python values instead",
+        )
+    if total >= _WORTH_A_WORD and unreferenced > _MOSTLY * total:
+        warn_once(
+            "unreferenced",
+            f"{unreferenced / total:.0%} of the checkpoint ({unreferenced:,} bytes) is storage that no "
+            "saved tensor shows: views keep the whole tensor they were cut from. Save with "
+            "compact=True, or clone the views",
+        )

@@ -8,32 +8,24 @@ nobody needs to wait for their release.
 from __future__ import annotations
 
 import concurrent.futures
-import errno
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from asyncsave.errors import SaveError
 from asyncsave.image.crc import crc32
 from asyncsave.image.layout import Layout
 from asyncsave.image.torchzip import seal
 from asyncsave.result import SaveResult
-from asyncsave.storage.blocks import BLOCK, write_image
+from asyncsave.storage.blocks import write_image
 from asyncsave.storage.mounts import is_durable
 from asyncsave.storage.replacement import Replacement
+from asyncsave.storage.sink import Sink, write_stream
 from asyncsave.storage.system import System
 from asyncsave.storage.target import Target
 from asyncsave.workers import Workers
 
-__all__ = ["Job", "Sink", "persist"]
-
-
-class Sink(Protocol):
-    """A writable binary file object."""
-
-    def write(self, data: memoryview, /) -> int | None:
-        """Write bytes; return how many were written."""
+__all__ = ["Job", "persist"]
 
 
 @dataclass(slots=True)
@@ -90,7 +82,7 @@ def persist(
     clock.end("seal")
     concurrent.futures.wait(job.after)
     if not isinstance(job.target, Target):
-        _stream(job.target, job, progress)
+        write_stream(job.target, job.image[: job.layout.nbytes], progress)
         clock.end("write")
         finish(_result(job, clock, digest, durable=False))
         return
@@ -122,7 +114,7 @@ class _Phases:
     def total(self, started: float) -> dict[str, float]:
         self._timings.setdefault("sync", 0.0)
         self._timings["total"] = self._last - started
-        return self._timings
+        return dict(self._timings)
 
 
 def _result(job: Job, clock: _Phases, digest: str, *, durable: bool) -> SaveResult:
@@ -140,26 +132,3 @@ def _checksums(job: Job, workers: Workers) -> list[int]:
 
     workers.each(take, missing)
     return [crc or 0 for crc in job.crcs]
-
-
-def _stream(sink: Sink, job: Job, progress: Callable[[int], None]) -> None:
-    """Write the image to a file object, in order."""
-    image = job.image[: job.layout.nbytes]
-    try:
-        for start in range(0, len(image), BLOCK):
-            block = image[start : start + BLOCK]
-            done = 0
-            while done < len(block):
-                written = sink.write(block[done:])
-                if not written:
-                    raise OSError(errno.EIO, f"write() took nothing and returned {written!r}")
-                done += written
-            progress(len(block))
-        flush = getattr(sink, "flush", None)
-        if flush is not None:
-            flush()
-    except Exception as error:
-        cause = error if isinstance(error, OSError) else OSError(None, str(error))
-        cause.strerror = cause.strerror or f"{type(error).__name__}: {error}"
-        described = SaveError.of(cause, path=job.path, phase="write")
-        raise described from error

@@ -52,6 +52,11 @@ class Slots:
         return len(self._free)
 
     @property
+    def busy(self) -> int:
+        """How many are lent."""
+        return self.count - len(self._free)
+
+    @property
     def allocated(self) -> int:
         """Bytes of all arenas."""
         return sum(slot.capacity for slot in self._all)
@@ -71,7 +76,7 @@ class Slots:
             self._free.append(slot)
             self.changed.notify_all()
 
-    def equip(self, slot: Slot, nbytes: int, *, wait: Callable[[], bool]) -> bool:
+    def equip(self, slot: Slot, nbytes: int, *, wait: Callable[[], bool]) -> Arena | None:
         """Give a taken slot an arena of at least ``nbytes`` bytes.
 
         Args:
@@ -81,13 +86,13 @@ class Slots:
                 False if this save is not to wait for that.
 
         Returns:
-            False if ``wait`` said so.
+            The arena; None if ``wait`` said False.
 
         Raises:
             StagingError: The state can never fit, or memory was refused.
         """
         if slot.arena is not None and slot.capacity >= nbytes:
-            return True
+            return slot.arena
         if self._budget is not None and nbytes > self._budget:
             message = (
                 f"the state needs {nbytes:,} bytes of host memory, memory_budget is "
@@ -101,21 +106,22 @@ class Slots:
             if self._drop_idle():
                 continue
             with self.changed:
-                others_busy = self.count - len(self._free) > 1
-            if not others_busy:
+                lent = (other for other in self._all if other is not slot and other not in self._free)
+                others_hold_memory = any(other.arena is not None for other in lent)
+            if not others_hold_memory:
                 message = (
                     f"the state needs {nbytes:,} bytes of host memory, {short:,} are free on this "
                     "machine (or in this container). Free some, or save less"
                 )
                 raise StagingError(message)
             if not wait():
-                return False
+                return None
         try:
             slot.arena = Arena(nbytes, self._workers)
         except (OSError, MemoryError, ValueError, OverflowError) as error:
             message = f"the system refused {nbytes:,} bytes of host memory: {error}"
             raise StagingError(message) from error
-        return True
+        return slot.arena
 
     def _short_of(self, nbytes: int) -> int | None:
         """Return what is free if that is too little; None if ``nbytes`` bytes can be taken now."""

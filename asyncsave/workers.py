@@ -37,7 +37,11 @@ class _Job:
             try:
                 self._function(item)  # type: ignore[arg-type]
             except BaseException as error:  # noqa: BLE001 - raised again by the caller's thread
-                self.error = self.error or error
+                self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """Keep the first error."""
+        self.error = self.error or error
 
     def leave(self) -> None:
         """Say that one helper is done with this job."""
@@ -52,7 +56,7 @@ class _Job:
             try:
                 self._idle.wait()
             except BaseException as error:  # noqa: BLE001 - Ctrl-C must not free memory in use
-                self.error = self.error or error
+                self.fail(error)
 
 
 class Workers:
@@ -101,7 +105,7 @@ class Workers:
                 self._jobs.put(job)
             job.work()
         except BaseException as error:  # noqa: BLE001 - Ctrl-C between two items
-            job.error = job.error or error
+            job.fail(error)
         job.join()
         if job.error is not None:
             raise job.error

@@ -69,9 +69,11 @@ def is_zip(head: bytes) -> bool:
 
 
 class _End(NamedTuple):
+    """Where the archive's end begins, and what it says."""
+
     offset: int
     comment: bytes
-    count: int
+    entries: int
     directory_offset: int
     directory_nbytes: int
 
@@ -98,7 +100,7 @@ def read_index(file: Readable) -> Index:
         tail = directory + file.read(end.offset, sealed_nbytes - end.offset)
         if (found := crc32(tail)) != (expected := int(seal[3], 16)):
             raise _damaged(file, "the directory's CRC-32", f"{expected:08x}", f"{found:08x}", record=None)
-    entries = _locate(file, list(_parse(file, directory, end.count)), sealed=seal is not None)
+    entries = _locate(file, list(_parse(file, directory, end.entries)), sealed=seal is not None)
     _check_extents(file, entries, end.directory_offset)
     checksums = seal is not None or any(entry.crc for entry in entries if entry.nbytes)
     return Index(entries, int(seal[2], 16) if seal else None, sealed_nbytes, checksums)
@@ -136,33 +138,36 @@ def _truncated(file: Readable) -> CorruptCheckpointError:
 def _find_end(file: Readable) -> _End:
     """Find the end-of-directory record: the last one whose comment reaches the file's end."""
     window = min(file.nbytes, _END.size + _MAX_COMMENT)
-    start = file.nbytes - window
-    tail = file.read(start, window)
+    tail = file.read(file.nbytes - window, window)
     at = len(tail)
     while (at := tail.rfind(b"PK\x05\x06", 0, at)) >= 0:
         if at + _END.size <= len(tail):
-            *_, disk, _, count, total, nbytes, offset, comment = _END.unpack_from(tail, at)
+            _, disk, _, count, total, nbytes, offset, comment = _END.unpack_from(tail, at)
             if at + _END.size + comment == len(tail):
-                break
-    else:
-        raise _truncated(file)
-    if disk not in (0, UINT16) or count != total:
-        message = f"{file.path!r} is one part of a split zip archive, not a checkpoint"
-        raise LoadError(message, path=file.path)
-    position = start + at
-    if at >= _ZIP64_LOCATOR.size:
-        magic, _, zip64, _ = _ZIP64_LOCATOR.unpack_from(tail, at - _ZIP64_LOCATOR.size)
+                if disk not in (0, UINT16) or count != total:
+                    message = f"{file.path!r} is one part of a split zip archive, not a checkpoint"
+                    raise LoadError(message, path=file.path)
+                end = _End(file.nbytes - window + at, tail[at + _END.size :], count, offset, nbytes)
+                return _widened(file, end)
+    raise _truncated(file)
+
+
+def _widened(file: Readable, end: _End) -> _End:
+    """Take the 64-bit figures where there are any, and hold the directory's place against them."""
+    at = end.offset - _ZIP64_LOCATOR.size
+    if at >= 0:
+        magic, _, zip64, _ = _ZIP64_LOCATOR.unpack(file.read(at, _ZIP64_LOCATOR.size))
         if magic == b"PK\x06\x07":
             if zip64 + _ZIP64_END.size > file.nbytes:
                 raise _damaged(file, "the zip64 end of directory", "inside the file", f"at {zip64}")
             fields = _ZIP64_END.unpack(file.read(zip64, _ZIP64_END.size))
             if fields[0] != b"PK\x06\x06":
                 raise _damaged(file, "the zip64 end of directory", "its signature", repr(fields[0]))
-            position, count, nbytes, offset = zip64, fields[7], fields[8], fields[9]
-    if offset + nbytes != position:
-        expected = f"ends at byte {position}"
-        raise _damaged(file, "the directory", expected, f"ends at byte {offset + nbytes}")
-    return _End(position, tail[at + _END.size :], count, offset, nbytes)
+            end = _End(zip64, end.comment, fields[7], fields[9], fields[8])
+    found = end.directory_offset + end.directory_nbytes
+    if found != end.offset:
+        raise _damaged(file, "the directory", f"ends at byte {end.offset}", f"ends at byte {found}")
+    return end
 
 
 def _parse(file: Readable, directory: bytes, count: int) -> Iterator[Entry]:

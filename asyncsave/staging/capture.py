@@ -18,16 +18,9 @@ import torch
 from torch.serialization import location_tag, normalize_storage_type
 
 from asyncsave.errors import StagingError
+from asyncsave.staging.storages import Storages, StorageSpan
 
-__all__ = ["Captured", "StorageSpan", "capture"]
-
-
-class StorageSpan(NamedTuple):
-    """The part of one storage that is saved, in bytes; the storage itself is the live one."""
-
-    storage: torch.UntypedStorage
-    start: int
-    nbytes: int
+__all__ = ["Captured", "capture"]
 
 
 class Captured(NamedTuple):
@@ -62,17 +55,17 @@ def capture(obj: object, *, pickle_module: Any, pickle_protocol: int, compact: b
             chained.
     """
     try:
-        storages = _Storages()
+        storages = Storages()
         data = _dump(obj, storages, pickle_module, pickle_protocol)
         if compact and storages.unreferenced:
-            storages = _Storages(taken=storages.visible())
+            storages = Storages(taken=storages.visible())
             data = _dump(obj, storages, pickle_module, pickle_protocol)
     except Exception as error:
         message = (
             f"cannot capture the state ({type(obj).__name__}): {type(error).__name__}: {error}. Nothing was written"
         )
         raise StagingError(message) from error
-    return Captured(data, storages.spans(), storages.unreferenced, storages.unsafe(pickle_protocol))
+    return Captured(data, storages.spans(), storages.unreferenced, _unsafe(storages.globals, pickle_protocol))
 
 
 class _Ref:
@@ -92,79 +85,6 @@ class _Hooks:
     """
 
     __slots__ = ()
-
-
-class _Seen:
-    """One storage: its record's number, its dtype, what is taken and what is seen of it, in bytes."""
-
-    __slots__ = ("dtype", "key", "nbytes", "start", "stop", "storage", "taken")
-
-    def __init__(self, storage: torch.UntypedStorage, key: str, dtype: torch.dtype) -> None:
-        self.storage = storage
-        self.key = key
-        self.dtype = dtype
-        self.nbytes = self.start = storage.nbytes()
-        self.stop = 0
-        self.taken = (0, self.nbytes)
-
-    def see(self, start: int, stop: int) -> None:
-        """Note that a tensor sees these bytes."""
-        self.start = min(self.start, start)
-        self.stop = max(self.stop, stop)
-
-
-class _Storages:
-    """The storages of one pickle, in the order of their first appearance.
-
-    Args:
-        taken: For a compact second pass: ``(start, stop)`` in bytes by the storage's address.
-    """
-
-    def __init__(self, taken: dict[int, tuple[int, int]] | None = None) -> None:
-        self._seen: dict[int, _Seen] = {}
-        self._dtypes: dict[int, torch.dtype] = {}
-        self._taken = taken
-        self.globals: set[Any] = set()
-
-    def add(self, storage: torch.UntypedStorage, dtype: torch.dtype) -> _Seen:
-        """Return the entry of a storage, new or known.
-
-        Raises:
-            RuntimeError: Its memory was met with another dtype, which ``torch.save`` refuses too.
-        """
-        address = storage._cdata  # noqa: SLF001 - identity of a storage, as torch.save takes it
-        seen = self._seen.get(address)
-        if seen is None:
-            seen = self._seen[address] = _Seen(storage, str(len(self._seen)), dtype)
-            if self._taken is not None:
-                seen.taken = self._taken[address]
-            if storage.device.type != "meta" and (pointer := storage.data_ptr()):
-                dtype = self._dtypes.setdefault(pointer, dtype)
-        if seen.dtype != dtype and seen.nbytes:
-            message = "Cannot save multiple tensors or storages that view the same data as different types"
-            raise RuntimeError(message)
-        return seen
-
-    def visible(self) -> dict[int, tuple[int, int]]:
-        """Return the part of each storage that its tensors see, in bytes, by its address."""
-        return {address: (min(seen.start, seen.stop), seen.stop) for address, seen in self._seen.items()}
-
-    @property
-    def unreferenced(self) -> int:
-        """Bytes taken that no tensor sees."""
-        return sum(seen.taken[1] - seen.taken[0] - max(0, seen.stop - seen.start) for seen in self._seen.values())
-
-    def spans(self) -> list[StorageSpan]:
-        """Return what each record holds."""
-        return [StorageSpan(seen.storage, seen.taken[0], seen.taken[1] - seen.taken[0]) for seen in self._seen.values()]
-
-    def unsafe(self, protocol: int) -> tuple[str, ...]:
-        """Name what the weights-only unpickler will refuse."""
-        names = {f"{item.__module__}.{item.__qualname__}" for item in self.globals}
-        found = sorted(names - _allowed()) if names else []
-        if protocol not in _WEIGHTS_ONLY_PROTOCOLS:
-            found.append(f"pickle protocol {protocol}")
-        return tuple(found)
 
 
 _WEIGHTS_ONLY_PROTOCOLS = {2}
@@ -188,7 +108,7 @@ _STORAGE_TYPES: dict[torch.dtype, type] = {
 _REBUILD_TENSOR = torch._utils._rebuild_tensor_v2  # noqa: SLF001 - what torch.save's pickles name
 _REBUILD_PARAMETER = torch._utils._rebuild_parameter  # noqa: SLF001
 _NO_HOOKS: tuple[Any, ...] = (OrderedDict, ())
-_KNOWN = frozenset((_REBUILD_TENSOR, _REBUILD_PARAMETER, *_STORAGE_TYPES.values(), OrderedDict))
+_KNOWN = frozenset(map(id, (_REBUILD_TENSOR, _REBUILD_PARAMETER, *_STORAGE_TYPES.values(), OrderedDict)))
 
 
 def _allowed() -> set[str]:
@@ -199,7 +119,16 @@ def _allowed() -> set[str]:
     }
 
 
-def _dump(obj: object, storages: _Storages, pickle_module: Any, protocol: int) -> bytes:
+def _unsafe(found: set[Any], protocol: int) -> tuple[str, ...]:
+    """Name what the weights-only unpickler will refuse of the classes and functions in a pickle."""
+    names = {f"{item.__module__}.{item.__qualname__}" for item in found}
+    refused = sorted(names - _allowed()) if names else []
+    if protocol not in _WEIGHTS_ONLY_PROTOCOLS:
+        refused.append(f"pickle protocol {protocol}")
+    return tuple(refused)
+
+
+def _dump(obj: object, storages: Storages, pickle_module: Any, protocol: int) -> bytes:
     buffer = io.BytesIO()
     if pickle_module is pickle:
         pickler: Any = _TensorPickler(buffer, protocol)
@@ -219,7 +148,7 @@ def _dump(obj: object, storages: _Storages, pickle_module: Any, protocol: int) -
 class _PersistentId:
     """Gives storages their persistent ids, and notes classes and functions as they go by."""
 
-    storages: _Storages
+    storages: Storages
 
     def persistent_id(self, item: Any) -> tuple[Any, ...] | None:
         """Return the id of a storage; None for everything else, which is pickled as usual."""
@@ -228,9 +157,11 @@ class _PersistentId:
             return None
         if kind is _Ref:
             return item.pid  # type: ignore[no-any-return]
+        if id(item) in _KNOWN:
+            return None
         if isinstance(item, (torch.TypedStorage, torch.UntypedStorage)):
             return _storage_id(self.storages, item)
-        if (isinstance(item, type) or kind in _FUNCTIONS) and item not in _KNOWN:
+        if isinstance(item, type) or kind in _FUNCTIONS:
             self.storages.globals.add(item)
         return None
 
@@ -239,7 +170,7 @@ class _TensorPickler(_PersistentId, pickle.Pickler):
     """The C pickler, with a table of reducers of its own."""
 
 
-def _storage_id(storages: _Storages, item: Any) -> tuple[Any, ...]:
+def _storage_id(storages: Storages, item: Any) -> tuple[Any, ...]:
     """Return the persistent id that ``torch.save`` gives a storage, and take the storage whole."""
     if isinstance(item, torch.TypedStorage):
         storage = item._untyped_storage  # noqa: SLF001 - the public accessor warns
@@ -251,11 +182,11 @@ def _storage_id(storages: _Storages, item: Any) -> tuple[Any, ...]:
         kind = normalize_storage_type(type(item))
         numel = item.nbytes()
     seen = storages.add(storage, dtype)
-    seen.see(0, seen.nbytes)
+    seen.see_all()
     return ("storage", kind, seen.key, location_tag(storage), numel)
 
 
-def _reduce_tensor(storages: _Storages, tensor: torch.Tensor, protocol: int) -> Any:
+def _reduce_tensor(storages: Storages, tensor: torch.Tensor, protocol: int) -> Any:
     """Reduce a plain strided tensor; leave every other one to torch."""
     kind = _STORAGE_TYPES.get(dtype := tensor.dtype)
     if (
@@ -270,10 +201,10 @@ def _reduce_tensor(storages: _Storages, tensor: torch.Tensor, protocol: int) -> 
         return tensor.__reduce_ex__(protocol)
     seen = storages.add(tensor.untyped_storage(), dtype)
     start, stop = seen.taken
-    offset, size, stride = tensor.storage_offset(), tuple(tensor.shape), tensor.stride()
+    offset, size, stride = int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride()
     itemsize = dtype.itemsize
     if tensor.nbytes == seen.nbytes:
-        seen.see(0, seen.nbytes)
+        seen.see_all()
     elif tensor.numel():
         last = sum((length - 1) * step for length, step in zip(size, stride, strict=True))
         seen.see(offset * itemsize, (offset + last + 1) * itemsize)

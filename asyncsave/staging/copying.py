@@ -16,7 +16,7 @@ import torch
 from asyncsave.image.crc import combine, crc32
 from asyncsave.image.layout import Record
 from asyncsave.staging.arena import Arena
-from asyncsave.staging.capture import StorageSpan
+from asyncsave.staging.storages import StorageSpan
 from asyncsave.workers import Workers
 
 __all__ = ["copy_spans", "synchronize"]

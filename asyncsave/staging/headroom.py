@@ -19,7 +19,7 @@ def headroom(*, proc: str = "/proc/self/cgroup", mount: str = "/sys/fs/cgroup") 
     """Return the bytes that can be allocated without pushing anything out of memory.
 
     The least of what the machine has available and what each memory control group above this
-    process leaves (limit − usage + clean page cache), for version 1 and version 2 of the interface.
+    process leaves (limit - usage + clean page cache), for version 1 and version 2 of the interface.
 
     Args:
         proc: The process's control groups, see cgroups(7).

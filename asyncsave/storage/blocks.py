@@ -51,7 +51,7 @@ def write_image(
         progress: Called with the bytes of each block when they are written, on the worker's thread.
     """
     direct = threading.Event()
-    if nbytes >= DIRECT_FROM and system.set_direct(fd, True):
+    if nbytes >= DIRECT_FROM and system.set_direct(fd, direct=True):
         direct.set()
     # A direct write moves whole pages; what it writes behind the end is cut off below.
     padded = (nbytes + PAGE - 1) & -PAGE if direct.is_set() else nbytes
@@ -65,13 +65,13 @@ def write_image(
                 raise
             # The file system took the flag and refuses the write. One thread finds out first; the
             # others, whose blocks fail meanwhile, find the flag cleared and write again too.
-            system.set_direct(fd, False)
+            system.set_direct(fd, direct=False)
             write_all(system, fd, block, offset)
         progress(min(offset + BLOCK, nbytes) - offset)
 
     workers.each(write, range(0, padded, BLOCK))
     if direct.is_set():
-        system.set_direct(fd, False)
+        system.set_direct(fd, direct=False)
     if padded != nbytes:
         system.truncate(fd, nbytes)
 

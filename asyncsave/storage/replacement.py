@@ -69,7 +69,7 @@ class Replacement:
         """Path of the temporary file, while there is one."""
         return os.path.join(self._target.folder, self._name or "")
 
-    def __enter__(self) -> Replacement:
+    def __enter__(self) -> Replacement:  # noqa: PYI034 - not made for subclasses
         """Open it."""
         self.open()
         return self

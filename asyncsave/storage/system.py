@@ -89,7 +89,7 @@ class System:
             if number != errno.EINTR:
                 raise OSError(number, os.strerror(number))
 
-    def set_direct(self, fd: int, direct: bool) -> bool:  # noqa: FBT001 - a seam method
+    def set_direct(self, fd: int, *, direct: bool) -> bool:
         """Switch direct I/O of an open file on or off; tell whether it is as asked."""
         flag = getattr(os, "O_DIRECT", 0)
         if not flag:

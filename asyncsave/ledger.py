@@ -1,0 +1,70 @@
+"""A writer's account of its saves: those that have not ended, and those whose error nobody has read."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+
+from asyncsave.handle import SaveHandle
+
+__all__ = ["Ledger"]
+
+
+class Ledger:
+    """Handles, from the moment they are queued. Any thread may call any method."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._in_flight: list[SaveHandle] = []
+        self._failed: list[SaveHandle] = []
+
+    @property
+    def in_flight(self) -> list[SaveHandle]:
+        """The saves that have not ended, oldest first."""
+        with self.lock:
+            return list(self._in_flight)
+
+    def enter(self, handle: SaveHandle) -> None:
+        """Add a save."""
+        with self.lock:
+            self._in_flight.append(handle)
+
+    def leave(self, handle: SaveHandle) -> None:
+        """Strike off a save that has ended."""
+        with self.lock:
+            if handle in self._in_flight:
+                self._in_flight.remove(handle)
+
+    def blame(self, handle: SaveHandle) -> None:
+        """Keep a save that is about to fail until somebody has read its error."""
+        with self.lock:
+            self._failed.append(handle)
+
+    def next_unread(self) -> BaseException | None:
+        """Take the oldest error that nobody has looked at, and count it as read."""
+        with self.lock:
+            while self._failed:
+                handle = self._failed.pop(0)
+                if not handle.read:
+                    return handle.exception()
+        return None
+
+    def wait(self, timeout: float | None) -> None:
+        """Block until all saves that are in flight now have ended.
+
+        Raises:
+            TimeoutError: Some have not after ``timeout`` seconds; it names them.
+        """
+        waited_for = self.in_flight
+        _, late = concurrent.futures.wait(waited_for, timeout)
+        if late:
+            names = ", ".join(handle.path for handle in waited_for if handle in late)
+            message = f"{len(late)} save(s) still in flight after {timeout} s: {names}. They go on"
+            raise TimeoutError(message)
+
+    def orphan(self, error: BaseException) -> None:
+        """Fail everything, in a forked child: no thread is left to finish it, no lock is safe."""
+        self.lock = threading.RLock()
+        for handle in self._in_flight:
+            handle.orphan(error)
+        self._in_flight, self._failed = [], []
