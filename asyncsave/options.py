@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from asyncsave.errors import OptionError
 
-__all__ = ["at_least", "one_of"]
+__all__ = ["at_least", "one_of", "seconds"]
 
 
 def at_least(name: str, value: object, minimum: int) -> None:
@@ -17,6 +17,17 @@ def at_least(name: str, value: object, minimum: int) -> None:
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
         message = f"{name} must be a whole number, at least {minimum}, not {value!r}"
+        raise OptionError(message)
+
+
+def seconds(name: str, value: object) -> None:
+    """Refuse everything but a length of time in seconds.
+
+    Raises:
+        OptionError: It is something else.
+    """
+    if not isinstance(value, (int, float)) or not value >= 0:
+        message = f"{name} must be a number of seconds, at least 0, not {value!r}"
         raise OptionError(message)
 
 

@@ -21,6 +21,7 @@ from asyncsave.storage.blocks import write_image
 from asyncsave.storage.mounts import is_durable
 from asyncsave.storage.replacement import Replacement
 from asyncsave.storage.sink import Sink, write_stream
+from asyncsave.storage.spare import Spares
 from asyncsave.storage.system import System
 from asyncsave.storage.target import Target
 from asyncsave.workers import Workers
@@ -60,6 +61,7 @@ def persist(
     system: System,
     workers: Workers,
     *,
+    spares: Spares | None = None,
     progress: Callable[[int], None],
     finish: Callable[[SaveResult], None],
 ) -> None:
@@ -69,6 +71,7 @@ def persist(
         job: What to store.
         system: The operating system.
         workers: Who takes checksums and writes blocks.
+        spares: Replaced files whose blocks may be written again.
         progress: Called with the bytes of each block that was written.
         finish: Called with the result when the checkpoint is in place, before the old one's blocks
             are freed.
@@ -87,7 +90,7 @@ def persist(
         finish(_result(job, clock, digest, durable=False))
         return
     target, nbytes = job.target, job.layout.nbytes
-    with Replacement(system, target, nbytes, sync=job.sync) as new:
+    with Replacement(system, target, nbytes, sync=job.sync, spares=spares) as new:
         try:
             write_image(system, new.fd, job.image, nbytes, workers, progress)
         except OSError as error:

@@ -21,7 +21,6 @@ from asyncsave.backends.thread import Order, ThreadBackend
 from asyncsave.cores import cores
 from asyncsave.errors import (
     AsyncSaveError,
-    OptionError,
     SaveError,
     StagingError,
     WriterClosedError,
@@ -29,7 +28,7 @@ from asyncsave.errors import (
 from asyncsave.handle import SaveHandle
 from asyncsave.ledger import Ledger
 from asyncsave.notices import advise
-from asyncsave.options import at_least, one_of
+from asyncsave.options import at_least, one_of, seconds
 from asyncsave.persist import Job
 from asyncsave.result import SaveResult
 from asyncsave.slots import Slot, Slots
@@ -93,9 +92,7 @@ class Writer:
         at_least("memory_budget", 1 if memory_budget is None else memory_budget, 1)
         one_of("on_busy", on_busy, OnBusy)
         one_of("on_error", on_error, OnError)
-        if not exit_timeout >= 0:
-            message = f"exit_timeout must be a number of seconds, at least 0, not {exit_timeout!r}"
-            raise OptionError(message)
+        seconds("exit_timeout", exit_timeout)
         self.on_busy: OnBusy = on_busy
         self.durable = durable
         self._on_error = on_error
@@ -346,6 +343,7 @@ class Writer:
             concurrent.futures.wait(late, min(left, _SAY_EVERY))
             if left > _SAY_EVERY and (late := self._ledger.in_flight):
                 _log.warning("exit waits for %d save(s): %s", len(late), late)
+        self._backend.close()
         clean = True
         while (error := self._ledger.next_unread()) is not None:
             _log.critical("a save failed, and nobody has read that: %s", error)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from asyncsave.persist import Job, persist
 from asyncsave.result import SaveResult
+from asyncsave.storage.spare import Spares
 from asyncsave.storage.sweep import sweep
 from asyncsave.storage.system import System
 from asyncsave.storage.target import Target
@@ -48,6 +49,7 @@ class ThreadBackend:
 
     def __init__(self, system: System, threads: int) -> None:
         self._system = system
+        self._spares = Spares(system)
         self._swept: set[str] = set()
         self._orders: SimpleQueue[Order | None] = SimpleQueue()
         self._workers = Workers(threads, "asyncsave-blocks")
@@ -66,16 +68,22 @@ class ThreadBackend:
             self._orders.put(order)
 
     def close(self) -> None:
-        """Finish what was submitted, then end the threads and wait for them."""
+        """Finish what was submitted, then end the threads and wait for them.
+
+        Orders that are submitted later are worked by their caller.
+        """
         if self._thread is not None and self._thread is not threading.current_thread():
             self._orders.put(None)
             self._thread.join()
+            self._thread = None
         self._workers.close()
+        self._spares.close()
 
     def abandon(self) -> None:
         """Forget the threads: in a forked child they do not exist."""
         self._thread = None
         self._workers.abandon()
+        self._spares.abandon()
 
     def is_current_thread(self) -> bool:
         """Tell whether the caller runs on the writing thread."""
@@ -95,10 +103,13 @@ class ThreadBackend:
                 order.job,
                 self._system,
                 self._workers,
+                spares=self._spares,
                 progress=order.progress,
                 finish=order.finish,
             )
         except BaseException as error:  # noqa: BLE001 - every handle resolves, whatever happens
+            if isinstance(order.job.target, Target):
+                self._spares.drop(order.job.target.folder)  # the disk may be full
             order.fail(error)
 
     def _sweep(self, target: object) -> None:

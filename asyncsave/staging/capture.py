@@ -58,7 +58,7 @@ def capture(obj: object, *, pickle_module: Any, pickle_protocol: int, compact: b
         storages = Storages()
         data = _dump(obj, storages, pickle_module, pickle_protocol)
         if compact and storages.unreferenced:
-            storages = Storages(taken=storages.visible())
+            storages = Storages(first=storages)
             data = _dump(obj, storages, pickle_module, pickle_protocol)
     except Exception as error:
         message = (
@@ -88,10 +88,11 @@ class _Hooks:
 
 
 _WEIGHTS_ONLY_PROTOCOLS = {2}
+_BY_NAME = frozenset((type(...), type(NotImplemented)))
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
 _PLAIN = frozenset(
     (str, int, float, bool, type(None), tuple, list, dict, OrderedDict, bytes, complex,
-     torch.Tensor, torch.nn.Parameter, torch.Size, torch.dtype, torch.device, _Hooks)
+     torch.Tensor, torch.nn.Parameter, torch.Size, torch.dtype, torch.device, torch.layout, _Hooks)
 )  # fmt: skip
 _STORAGE_TYPES: dict[torch.dtype, type] = {
     torch.float64: torch.DoubleStorage,
@@ -163,6 +164,8 @@ class _PersistentId:
             return _storage_id(self.storages, item)
         if isinstance(item, type) or kind in _FUNCTIONS:
             self.storages.globals.add(item)
+        elif kind in _BY_NAME or kind in copyreg.dispatch_table:
+            self.storages.globals.add(kind)  # may go by as a name only, as numpy's functions do
         return None
 
 

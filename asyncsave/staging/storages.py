@@ -35,6 +35,11 @@ class Seen:
         self.start = min(self.start, start)
         self.stop = max(self.stop, stop)
 
+    @property
+    def visible(self) -> tuple[int, int]:
+        """What tensors see, from its first byte to behind its last."""
+        return min(self.start, self.stop), self.stop
+
     def see_all(self) -> None:
         """Note that all bytes are seen, or must be taken to be."""
         self.start, self.stop = 0, self.nbytes
@@ -44,13 +49,14 @@ class Storages:
     """The storages of one pickle, in the order of their first appearance.
 
     Args:
-        taken: For a compact second pass: ``(start, stop)`` in bytes by the storage's address.
+        first: For a compact second pass: the first one, which has seen what is needed of each storage.
+            It also keeps those alive that were made while pickling: no address may stand for two.
     """
 
-    def __init__(self, taken: dict[int, tuple[int, int]] | None = None) -> None:
+    def __init__(self, first: Storages | None = None) -> None:
         self._seen: dict[int, Seen] = {}
         self._dtypes: dict[int, torch.dtype] = {}
-        self._taken = taken
+        self._before = first._seen if first else {}  # noqa: SLF001 - one of us
         self.globals: set[Any] = set()
 
     def add(self, storage: torch.UntypedStorage, dtype: torch.dtype) -> Seen:
@@ -63,18 +69,15 @@ class Storages:
         seen = self._seen.get(address)
         if seen is None:
             seen = self._seen[address] = Seen(storage, str(len(self._seen)), dtype)
-            if self._taken is not None:
-                seen.taken = self._taken[address]
+            before = self._before.get(address)
+            if before is not None:  # one that is made anew by each pickling is taken whole
+                seen.taken = before.visible
             if pointer := storage.data_ptr():
                 dtype = self._dtypes.setdefault(pointer, dtype)
         if seen.dtype != dtype and seen.nbytes:
             message = "Cannot save multiple tensors or storages that view the same data as different types"
             raise RuntimeError(message)
         return seen
-
-    def visible(self) -> dict[int, tuple[int, int]]:
-        """Return the part of each storage that its tensors see, in bytes, by its address."""
-        return {address: (min(seen.start, seen.stop), seen.stop) for address, seen in self._seen.items()}
 
     @property
     def unreferenced(self) -> int:

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from types import TracebackType
 
 from asyncsave.errors import SaveError
+from asyncsave.storage.spare import SPARE_FROM, Spare, Spares
 from asyncsave.storage.system import System
 from asyncsave.storage.target import Target
 
@@ -46,6 +47,7 @@ class Replacement:
         target: What is to be replaced or made.
         nbytes: Size of the new file.
         sync: Whether to flush file and folder.
+        spares: Replaced files to overwrite, and where to keep this one's; None: neither.
 
     Attributes:
         fd: The temporary file, open for reading and writing.
@@ -55,13 +57,17 @@ class Replacement:
     fd: int
     folder_synced: bool
 
-    def __init__(self, system: System, target: Target, nbytes: int, *, sync: bool) -> None:
+    def __init__(
+        self, system: System, target: Target, nbytes: int, *, sync: bool, spares: Spares | None = None
+    ) -> None:
         self._system = system
         self._target = target
         self._nbytes = nbytes
         self._sync = sync
+        self._spares = spares
         self._name: str | None = None
         self._folder = self._old = self.fd = -1
+        self._old_mode: int | None = None
         self.folder_synced = False
 
     @property
@@ -93,10 +99,11 @@ class Replacement:
             with self._phase("open"):
                 flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
                 self._folder = self._system.open(self._target.folder, flags)
-                self._create()
+                self._old_mode = self._mode_of_target()
+                if not self._recycle():
+                    self._create()
             with self._phase("allocate"):
-                if self._nbytes:
-                    self._system.allocate(self.fd, self._nbytes)
+                self._allocate()
         except BaseException:
             self.close()
             raise
@@ -114,23 +121,51 @@ class Replacement:
                     self._system.close(fd)
         self._folder = self._old = self.fd = -1
 
+    def _mode_of_target(self) -> int | None:
+        """Return the mode bits of the file to be replaced, if there is one."""
+        try:
+            found = self._system.stat(self._target.name, dir_fd=self._folder)
+        except FileNotFoundError:
+            return None
+        return stat.S_IMODE(found.st_mode)
+
+    def _recycle(self) -> bool:
+        """Take the folder's spare as the temporary file, if there is one that may be overwritten."""
+        if self._spares is None or self._old_mode is None or self._nbytes < SPARE_FROM:
+            return False
+        spare = self._spares.take(self._target.folder)
+        if spare is None:
+            return False
+        self.fd, self._name = spare.fd, spare.name
+        self._system.chmod(self.fd, self._old_mode)
+        if self._system.fstat(self.fd).st_size > self._nbytes:
+            self._system.truncate(self.fd, self._nbytes)
+        return True
+
+    def _allocate(self) -> None:
+        """Reserve the blocks, at the cost of the folder's spare if need be."""
+        if not self._nbytes:
+            return
+        try:
+            self._system.allocate(self.fd, self._nbytes)
+        except OSError as error:
+            if error.errno != errno.ENOSPC or self._spares is None or not self._spares.drop(self._target.folder):
+                raise
+            self._system.allocate(self.fd, self._nbytes)
+
     def _create(self) -> None:
         """Open and lock a temporary file, with the mode that the final file is to have."""
-        old_mode = None
-        with contextlib.suppress(FileNotFoundError):
-            old = self._system.stat(self._target.name, dir_fd=self._folder)
-            old_mode = stat.S_IMODE(old.st_mode)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         for _ in range(_ATTEMPTS):
             name = self._system.token().join(TEMPORARY)
             try:
-                mode = 0o666 if old_mode is None else old_mode
+                mode = 0o666 if self._old_mode is None else self._old_mode
                 fd = self._system.open(name, flags, mode, dir_fd=self._folder)
             except FileExistsError:
                 continue
             try:
-                if old_mode is not None:
-                    self._system.chmod(fd, old_mode)  # what the umask took away
+                if self._old_mode is not None:
+                    self._system.chmod(fd, self._old_mode)  # what the umask took away
                 # Between the open and the lock a sweeper may have taken the file for a dead one
                 # and removed it: it has no name then, and another one is made.
                 alive = self._system.lock(fd) and self._system.fstat(fd).st_nlink > 0
@@ -164,12 +199,8 @@ class Replacement:
                 self._system.fsync(self.fd)
         with self._phase("close"):
             self._system.close(self._system.duplicate(self.fd))
-        with contextlib.suppress(OSError):
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            self._old = self._system.open(self._target.name, flags, dir_fd=self._folder)
         with self._phase("rename"):
-            self._rename(name)
-        self._name = None
+            keeps_old = self._take_the_name(name)
         if self._sync:
             with self._phase("sync folder", outcome="durability_unknown"):
                 try:
@@ -178,8 +209,17 @@ class Replacement:
                 except OSError as error:
                     if error.errno not in _NO_FOLDER_SYNC:
                         raise
+        if keeps_old and self.folder_synced and self._spares is not None:
+            self._spares.keep(Spare(self._target.folder, name, self._old))
+            self._name, self._old = None, -1
 
-    def _rename(self, name: str) -> None:
+    def _take_the_name(self, name: str) -> bool:
+        """Become the target; tell whether the old file has the temporary name now, as a spare."""
+        self._old = self._open_old()
+        if self._old >= 0 and self._may_keep_old():
+            with contextlib.suppress(FileNotFoundError):
+                if self._system.exchange(name, self._target.name, dir_fd=self._folder):
+                    return True
         try:
             self._system.rename(name, self._target.name, dir_fd=self._folder)
         except FileNotFoundError:
@@ -187,6 +227,31 @@ class Replacement:
             there = self._system.stat(self._target.name, dir_fd=self._folder)
             if not os.path.samestat(there, self._system.fstat(self.fd)):
                 raise
+        self._name = None
+        return False
+
+    def _open_old(self) -> int:
+        """Open the file to be replaced, so that its blocks outlive the rename; -1 if that fails."""
+        flags = os.O_RDONLY if self._spares is None else os.O_RDWR
+        try:
+            return self._system.open(
+                self._target.name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._folder
+            )
+        except OSError:
+            return -1
+
+    def _may_keep_old(self) -> bool:
+        """Tell whether the old file is one of ours alone, and take the lock that a spare needs."""
+        with contextlib.suppress(OSError):
+            return (
+                self._spares is not None
+                and self._sync
+                and self._nbytes >= SPARE_FROM
+                and self._system.fstat(self._old).st_size >= SPARE_FROM
+                and self._spares.is_ours(self._old)
+                and self._system.lock(self._old)
+            )
+        return False
 
     @contextlib.contextmanager
     def _phase(self, phase: str, *, outcome: str = "not_committed") -> Iterator[None]:
