@@ -1,0 +1,1 @@
+"""The benchmarks and the demo: run from the source tree, never installed."""

@@ -1,0 +1,113 @@
+"""When is a save durable, and does its write phase go at the speed of the disk?
+
+From the call until the file and its name are synced. Every file is new; removing it is not in the time. The raw
+probe is what `bare copy + raw write` does after its copy: fallocate, two threads, 16 MiB direct blocks, sync.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from functools import partial
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from benchmarks.conftest import Bench
+from benchmarks.contestants import AsyncSave, BareMetal, Contestant, Safetensors, TorchSave, discard
+from benchmarks.probes import WriteTimes
+from benchmarks.race import Spread, interleave, recorded_time
+from benchmarks.race import ratios as by_round
+from benchmarks.report import Figure
+from benchmarks.states import State, tensor_bytes
+
+QUESTION = "durable, from the call"
+PROMISES = {
+    "bare copy + raw write": "file + folder",
+    "asyncsave": "file + folder",
+    "torch.save": "page cache",
+    "torch.save + fsync": "file",
+    "safetensors + fsync": "file",
+}
+pytestmark = pytest.mark.benchmark(group=QUESTION, timer=recorded_time)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Seconds until durable; where they are known, the write phase in bytes per second and seconds by phase."""
+
+    seconds: float
+    rate: float = 0.0
+    phases: Mapping[str, float] = field(default_factory=dict)
+
+
+@pytest.fixture(scope="module")
+def durable(bench: Bench, standard: State) -> dict[str, list[Sample]]:
+    """Take turns; return what was measured of each."""
+    with ExitStack() as stack:
+        savers: list[Contestant] = [
+            BareMetal(standard, bench.folder),
+            AsyncSave(standard),
+            TorchSave(fsync=False),
+            TorchSave(fsync=True),
+            Safetensors(),
+        ]
+        for saver in savers:
+            stack.enter_context(closing(saver))
+        runs = {saver.name: partial(_wait, bench, saver, standard) for saver in savers}
+        samples = interleave(runs, bench.rounds(9))
+
+    ours, raw = samples["asyncsave"], samples["bare copy + raw write"]
+    baseline = _seconds(samples["torch.save + fsync"])
+    rates = by_round([sample.rate for sample in ours], [sample.rate for sample in raw])
+    for figure in (
+        Figure(
+            f"{QUESTION}, against torch.save + fsync",
+            "<= 1/3 = 0.333",
+            Spread.of(by_round(_seconds(ours), baseline)),
+            limit=1 / 3,
+        ),
+        Figure(
+            f"{QUESTION}, against bare copy + raw write", "told", Spread.of(by_round(_seconds(ours), _seconds(raw)))
+        ),
+        Figure("rate of the write phase, against the raw probe", ">= 0.9", Spread.of(rates), limit=0.9, at_most=False),
+        Figure("rate of the raw probe", "told", Spread.of([sample.rate / 1e9 for sample in raw]), "GB/s"),
+    ):
+        bench.report.add(figure)
+    return samples
+
+
+@pytest.mark.parametrize("contestant", PROMISES)
+def bench_durable(
+    contestant: str, durable: dict[str, list[Sample]], bench: Bench, standard: State, benchmark: BenchmarkFixture
+) -> None:
+    """Record one contestant."""
+    samples = durable[contestant]
+    bench.report.record(
+        benchmark,
+        _seconds(samples),
+        nbytes=tensor_bytes(standard),
+        promise=PROMISES[contestant],
+        extra={
+            "write_rates": [sample.rate for sample in samples if sample.rate],
+            "phases": [dict(sample.phases) for sample in samples if sample.phases],
+        },
+    )
+
+
+def _wait(bench: Bench, saver: Contestant, state: State) -> Sample:
+    saving = saver.save(state, bench.path())
+    seconds = saving.wait()
+    result = saving.future.result()
+    nbytes = bench.path().stat().st_size
+    discard(bench.path())
+    if isinstance(saver, AsyncSave):
+        return Sample(seconds, nbytes / result.timings["write"], result.timings)
+    if isinstance(result, WriteTimes):
+        return Sample(seconds, nbytes / (result.allocate + result.write))
+    return Sample(seconds)
+
+
+def _seconds(samples: list[Sample]) -> list[float]:
+    return [sample.seconds for sample in samples]

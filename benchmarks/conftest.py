@@ -1,0 +1,105 @@
+"""Options, shared fixtures and the table at the end.
+
+Run it with ``python -m pytest -c benchmarks/pytest.ini benchmarks``; it needs about 10 GB of memory and 4 GB of disk.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.probes import takes_direct
+from benchmarks.report import Report, describe, file_system
+from benchmarks.states import State, transformer_with_adamw
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+ROOM = 8 * 10**9
+_report = pytest.StashKey[Report]()
+_setting = pytest.StashKey[dict[str, str]]()
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a benchmark is given: a folder on the disk under test, a number of rounds, and the report."""
+
+    folder: Path
+    quick: bool
+    report: Report = field(repr=False)
+
+    def rounds(self, full: int, quick: int = 2) -> int:
+        """Return how many rounds to do."""
+        return quick if self.quick else full
+
+    def path(self, name: str = "checkpoint") -> Path:
+        """Return a path in the folder under test."""
+        return self.folder / name
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the suite's own options."""
+    group = parser.getgroup("asyncsave benchmarks")
+    group.addoption(
+        "--bench-dir",
+        type=Path,
+        default=None,
+        help="folder on the disk under test; a temporary folder is made in it. Default: beside the checkout",
+    )
+    group.addoption("--quick", action="store_true", help="fewer rounds: shows that all works, not how fast")
+
+
+@pytest.fixture(scope="session")
+def bench(pytestconfig: pytest.Config) -> Iterator[Bench]:
+    """Make a folder on the disk under test; remove it at the end."""
+    parent = _disk_under_test(pytestconfig.getoption("bench_dir"))
+    with tempfile.TemporaryDirectory(prefix="asyncsave-bench-", dir=parent) as name:
+        folder = Path(name)
+        pytestconfig.stash[_setting] = describe(folder, direct=takes_direct(folder)) | {
+            "load average at the start": f"{os.getloadavg()[0]:.2f}"
+        }
+        yield Bench(folder, pytestconfig.getoption("quick"), pytestconfig.stash[_report])
+
+
+@pytest.fixture(scope="session")
+def standard() -> State:
+    """Return the standard state: a 12-layer transformer with AdamW, 1.02 GB in 576 tensors."""
+    return transformer_with_adamw()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin an empty report."""
+    config.stash[_report] = Report()
+
+
+def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
+    """Put the setting and the figures beside pytest-benchmark's own statistics."""
+    output_json["setting"] = config.stash.get(_setting, {})
+    output_json["figures"] = config.stash[_report].as_json()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the table."""
+    report = config.stash[_report]
+    if report.rows:
+        terminalreporter.section("asyncsave benchmarks")
+        for line in report.lines(config.stash[_setting]):
+            terminalreporter.line(line)
+
+
+def _disk_under_test(chosen: Path | None) -> Path:
+    """Return the folder to make the temporary folder in: the one asked for, else the first that is a real disk."""
+    candidates = [chosen] if chosen else [CHECKOUT.parent, CHECKOUT, Path(tempfile.gettempdir())]
+    for folder in candidates:
+        fit = os.access(folder, os.W_OK) and (chosen or file_system(folder) not in {"tmpfs", "ramfs"})
+        if fit and shutil.disk_usage(folder).free >= ROOM:
+            return folder
+    tried = ", ".join(map(str, candidates))
+    raise pytest.UsageError(
+        f"no folder on a real disk, writable and with {ROOM // 10**9} GB free, among {tried}: name one by --bench-dir"
+    )
