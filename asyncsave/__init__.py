@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from asyncsave.api import check_errors, flush, save, save_async, shutdown
+from asyncsave.api import check_errors, flush, save, save_async, shutdown, warmup
 from asyncsave.errors import (
     AsyncSaveError,
     CheckpointNotFoundError,
@@ -50,6 +50,7 @@ __all__ = [
     "save_async",
     "shutdown",
     "verify",
+    "warmup",
 ]
 
 __version__ = "0.1.0"

@@ -13,7 +13,7 @@ from asyncsave.result import SaveResult
 from asyncsave.storage.sink import Sink
 from asyncsave.writer import OnBusy, Writer
 
-__all__ = ["check_errors", "flush", "save", "save_async", "shutdown"]
+__all__ = ["check_errors", "flush", "save", "save_async", "shutdown", "warmup"]
 
 _lock = threading.RLock()
 _default: Writer | None = None
@@ -23,7 +23,7 @@ def _writer() -> Writer:
     """Return the process's own writer, made at the first need; drained at exit."""
     global _default  # noqa: PLW0603 - one per process is the point
     with _lock:
-        if _default is None:
+        if _default is None or _default.closed:  # closed: a shutdown that ran out of time
             _default = Writer()
         return _default
 
@@ -86,6 +86,18 @@ def save(
     """
     writer = _writer()
     return writer.save(obj, f, pickle_module, pickle_protocol, on_busy="wait", compact=compact).result()
+
+
+def warmup(state: object) -> None:
+    """Prepare the shared writer for states of this size, so that the first save is as fast as the rest.
+
+    Fresh memory is what makes a first save slow: the arenas are allocated and touched here. Call it
+    before the first step. Nothing is copied and nothing is written.
+
+    Raises:
+        StagingError: The state cannot be captured, or does not fit into memory.
+    """
+    _writer().warmup(state)
 
 
 def flush(timeout: float | None = None) -> None:

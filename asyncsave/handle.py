@@ -47,6 +47,10 @@ class Moment:
             self._condition.wait_for(lambda: self._happened is not None, timeout)
             return self._happened is True
 
+    def renew_lock(self) -> None:
+        """Forget who holds the lock, in a forked child."""
+        self._condition = threading.Condition()
+
     def settle(self, *, happened: bool) -> None:
         """Say that it has happened, or never will; for the writer. The first word stands."""
         with self._condition:
@@ -164,13 +168,13 @@ class SaveHandle(concurrent.futures.Future[SaveResult]):
         with self._condition:
             if self._status != "queued" and not (self._status == "staging" and status == "skipped"):
                 return False
-            if not super().cancel():
-                return False
             self._status = status
+        # The slot first: the future's own cancel runs the callbacks, and one of them may want to save.
         if self._on_cancel is not None:
             self._on_cancel()
         self.durable.settle(happened=False)
         self.staged.settle(happened=False)
+        super().cancel()
         self.set_running_or_notify_cancel()
         return True
 
@@ -214,9 +218,15 @@ class SaveHandle(concurrent.futures.Future[SaveResult]):
         self.set_exception(error)
 
     def orphan(self, error: BaseException) -> None:
-        """Fail in a forked child, where the writer's thread does not exist and locks may be held."""
+        """Fail in a forked child, where the writer's thread does not exist and locks may be held.
+
+        Callbacks are left to the parent: what they tell of happens there, and a lock that they need
+        may be held here by a thread that does not exist.
+        """
         self._condition = threading.Condition()
-        self.staged, self.durable = Moment(), Moment()
+        self._done_callbacks: list[Callable[[Any], object]] = []
+        for moment in (self.staged, self.durable):
+            moment.renew_lock()
         if not self.done():
             self.fail(error)
         self.read = True

@@ -6,7 +6,6 @@ Two ways through the same blocks: :func:`read_records` puts each record where it
 
 from __future__ import annotations
 
-import mmap
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from asyncsave.errors import CorruptCheckpointError, LoadError
 from asyncsave.image.crc import combine, crc32
 from asyncsave.image.index import Entry, Index
 from asyncsave.image.layout import PAGE
+from asyncsave.memory import Pages
 from asyncsave.storage.source import Source
 from asyncsave.workers import Workers
 
@@ -24,7 +24,6 @@ _BLOCK = 8 << 20
 _SLAB = 1 << 20
 """Records of fewer bytes share a mapping with their neighbours; larger ones have their own, so that
 dropping one tensor frees its memory."""
-_HUGE = 2 << 20
 
 
 class _Slab:
@@ -35,10 +34,8 @@ class _Slab:
         self.start = entries[0].offset & -PAGE
         stop = (entries[-1].offset + entries[-1].nbytes + PAGE - 1) & -PAGE
         self.nbytes = stop - self.start
-        mapping = mmap.mmap(-1, self.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if self.nbytes >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
-            mapping.madvise(mmap.MADV_HUGEPAGE)
-        self.memory = memoryview(mapping)
+        self.pages = Pages(self.nbytes)
+        self.memory = self.pages.view
 
     def view(self, entry: Entry) -> memoryview:
         """Return the bytes of one record."""
@@ -92,6 +89,7 @@ def read_records(source: Source, entries: Iterable[Entry], workers: Workers, *, 
     def read(block: tuple[_Slab, int]) -> None:
         slab, at = block
         piece = slab.memory[at : at + _BLOCK]
+        slab.pages.touch(at, len(piece))
         source.fill(piece, slab.start + at)
         if not check:
             return
@@ -163,7 +161,9 @@ def scan(source: Source, index: Index, workers: Workers) -> Scan:
 
     def look(start: int) -> None:
         if not hasattr(buffers, "block"):
-            buffers.block = memoryview(mmap.mmap(-1, _BLOCK))
+            pages = Pages(_BLOCK)
+            pages.touch(0, _BLOCK)
+            buffers.block = pages.view
         stop = min(start + _BLOCK, source.nbytes)
         source.fill(buffers.block[: (stop - start + PAGE - 1) & -PAGE], start)
         parts = []

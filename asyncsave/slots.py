@@ -103,9 +103,9 @@ class Slots:
             slot.arena.close()
             slot.arena = None
         while (short := self._short_of(nbytes)) is not None:
-            if self._drop_idle():
-                continue
-            with self.changed:
+            with self.changed:  # both looks under one lock, or a save that ends between them is missed
+                if self._drop_idle():
+                    continue
                 lent = (other for other in self._all if other is not slot and other not in self._free)
                 others_hold_memory = any(other.arena is not None for other in lent)
             if not others_hold_memory:

@@ -7,7 +7,8 @@ the calling thread works too, and no job outlives the call that brought it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable
 from queue import SimpleQueue
 from typing import TypeVar
 
@@ -17,25 +18,29 @@ T = TypeVar("T")
 
 
 class _Job:
-    """One call of :meth:`Workers.each`: its items, and who is still at work on them."""
+    """One call of :meth:`Workers.each`: its items, and who is at work on them.
 
-    def __init__(self, function: Callable[[T], object], items: Iterator[T], helpers: int) -> None:
+    Helpers come when they can, and need not come at all: the caller waits only for those that are
+    here. So it never waits for a helper that was ended, nor for one that is stuck in a job which this
+    very thread has left for a signal handler.
+    """
+
+    def __init__(self, function: Callable[[T], object], items: Iterable[T]) -> None:
         self.error: BaseException | None = None
         self._function = function
-        self._items = items
-        self._lock = threading.Lock()
-        self._helpers = helpers
-        self._idle = threading.Event()
+        self._items = deque(items)
+        self._helpers = 0
+        self._changed = threading.Condition()
 
     def work(self) -> None:
         """Take items until there are none left, or until one has failed."""
         while self.error is None:
-            with self._lock:
-                item = next(self._items, self)
-            if item is self:
+            try:
+                item = self._items.popleft()
+            except IndexError:
                 return
             try:
-                self._function(item)  # type: ignore[arg-type]
+                self._function(item)
             except BaseException as error:  # noqa: BLE001 - raised again by the caller's thread
                 self.fail(error)
 
@@ -43,20 +48,25 @@ class _Job:
         """Keep the first error."""
         self.error = self.error or error
 
-    def leave(self) -> None:
-        """Say that one helper is done with this job."""
-        with self._lock:
+    def help(self) -> None:
+        """Work, as a helper."""
+        with self._changed:
+            self._helpers += 1
+        self.work()
+        with self._changed:
             self._helpers -= 1
-            if not self._helpers:
-                self._idle.set()
+            self._changed.notify_all()
 
     def join(self) -> None:
         """Wait until no helper touches the items' memory any more, whatever is raised meanwhile."""
-        while not self._idle.is_set():
+        while True:
             try:
-                self._idle.wait()
+                with self._changed:
+                    self._changed.wait_for(lambda: not self._helpers)
             except BaseException as error:  # noqa: BLE001 - Ctrl-C must not free memory in use
                 self.fail(error)
+            else:
+                return
 
 
 class Workers:
@@ -84,8 +94,8 @@ class Workers:
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
-            job.work()
-            job.leave()
+            job.help()
+            del job  # let go of the memory while waiting for the next
 
     def each(self, function: Callable[[T], object], items: Iterable[T]) -> None:
         """Call ``function`` on every item, in no particular order; block until all is done.
@@ -99,7 +109,7 @@ class Workers:
             for item in items:
                 function(item)
             return
-        job = _Job(function, iter(items), helpers)
+        job = _Job(function, items)
         try:
             for _ in range(helpers):
                 self._jobs.put(job)

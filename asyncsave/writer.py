@@ -137,6 +137,11 @@ class Writer:
         """What this writer has done so far."""
         return self._tally.read()
 
+    @property
+    def closed(self) -> bool:
+        """Whether new saves are refused."""
+        return self._closed
+
     def warmup(self, state: object) -> None:
         """Allocate the arenas for a state of this size now, so that the first save is as fast as the rest.
 
@@ -265,7 +270,8 @@ class Writer:
             SaveError: A save failed, and nobody has read that. Further ones are logged.
         """
         self._forbid_in_callbacks()
-        self._closed = True
+        with self._ledger.lock:  # a save that is being staged is queued before, or refused
+            self._closed = True
         self._ledger.wait(timeout)
         self._release()
         error = self._ledger.next_unread()
@@ -326,6 +332,9 @@ class Writer:
             self._ledger.leave(handle)
 
         with self._ledger.lock:
+            if self._closed:
+                self._slots.give_back(slot)
+                self._check_open()
             handle.queue(job.layout.nbytes, withdrawn)
             self._ledger.enter(handle)
             if isinstance(job.target, Target):

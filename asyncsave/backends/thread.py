@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import NamedTuple
@@ -110,6 +111,7 @@ class ThreadBackend:
         except BaseException as error:  # noqa: BLE001 - every handle resolves, whatever happens
             if isinstance(order.job.target, Target):
                 self._spares.drop(order.job.target.folder)  # the disk may be full
+            _let_go(error)
             order.fail(error)
 
     def _sweep(self, target: object) -> None:
@@ -117,3 +119,11 @@ class ThreadBackend:
         if isinstance(target, Target) and target.folder not in self._swept:
             self._swept.add(target.folder)
             sweep(self._system, target.folder)
+
+
+def _let_go(error: BaseException) -> None:
+    """Clear the frames that an error has come through: they hold on to pieces of the arena."""
+    link: BaseException | None = error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__

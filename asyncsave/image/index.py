@@ -100,6 +100,8 @@ def read_index(file: Readable) -> Index:
         tail = directory + file.read(end.offset, sealed_nbytes - end.offset)
         if (found := crc32(tail)) != (expected := int(seal[3], 16)):
             raise _damaged(file, "the directory's CRC-32", f"{expected:08x}", f"{found:08x}", record=None)
+    elif _promised_nbytes(file) is not None:
+        raise _damaged(file, "the seal", "asyncsave's", repr(end.comment))
     entries = _locate(file, list(_parse(file, directory, end.entries)), sealed=seal is not None)
     _check_extents(file, entries, end.directory_offset)
     checksums = seal is not None or any(entry.crc for entry in entries if entry.nbytes)
@@ -117,17 +119,22 @@ def _damaged(
     return CorruptCheckpointError(message, path=file.path, record=record, expected=expected, found=found)
 
 
-def _truncated(file: Readable) -> CorruptCheckpointError:
-    """Describe a file whose end is missing; files of asyncsave know how long they should be."""
-    found = f"{file.nbytes} bytes"
-    expected = "a zip directory at the end of the file"
+def _promised_nbytes(file: Readable) -> int | None:
+    """Return how long the file was made, which the first header of asyncsave's files says."""
     head = file.read(0, min(file.nbytes, PAGE))
-    if len(head) >= _LOCAL.size:
-        name_nbytes, extra_nbytes = _LOCAL.unpack_from(head)[9:]
-        extra = head[_LOCAL.size + name_nbytes :][:extra_nbytes]
-        mark = extra.find(b"AS\x08\x00")
-        if mark >= 0 and len(extra) >= mark + 12:
-            expected = f"{struct.unpack_from('<Q', extra, mark + 4)[0]} bytes"
+    if len(head) < _LOCAL.size:
+        return None
+    name_nbytes, extra_nbytes = _LOCAL.unpack_from(head)[9:]
+    extra = head[_LOCAL.size + name_nbytes :][:extra_nbytes]
+    mark = extra.find(b"AS\x08\x00")
+    return struct.unpack_from("<Q", extra, mark + 4)[0] if 0 <= mark <= len(extra) - 12 else None
+
+
+def _truncated(file: Readable) -> CorruptCheckpointError:
+    """Describe a file whose end is missing."""
+    promised = _promised_nbytes(file)
+    expected = "a zip directory at the end of the file" if promised is None else f"{promised} bytes"
+    found = f"{file.nbytes} bytes"
     message = (
         f"{file.path!r} is truncated or overwritten: expected {expected}, found {found}. "
         "Load an older checkpoint, or restore this one from a copy"

@@ -54,6 +54,8 @@ def resolve(path: str) -> Target:
             mode = os.lstat(real).st_mode
         except FileNotFoundError:
             mode = stat.S_IFREG
+    except UnicodeError as error:
+        raise _refused(absolute, errno.EINVAL, f"this system cannot have such a name ({error})") from error
     except OSError as error:
         raise SaveError.of(error, path=absolute, phase="target") from error
     if stat.S_ISDIR(mode):
