@@ -64,8 +64,9 @@ def tolls(bench: Bench, standard: State) -> Mapping[str, list[Toll]]:
         savers: list[Contestant] = [Nothing(), BareMetal(standard, bench.folder), AsyncSave(standard)]
         for saver in savers:
             stack.enter_context(closing(saver))
-        runs = {s.name: partial(take_toll, s, standard, bench.path(), training) for s in savers}
+        runs = {s.name: partial(take_toll, s, standard, bench.path(s.name), training) for s in savers}
         samples = interleave(runs, bench.rounds(15))
+    bench.clear()
     for name, goal, limit in (
         ("asyncsave", "<= 1.05", 1.05),
         ("bare copy + raw write", "told", None),

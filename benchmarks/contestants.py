@@ -63,7 +63,7 @@ class Saving:
 
 
 class Contestant(Protocol):
-    """A way of saving a state of CPU tensors to a path that does not exist yet."""
+    """A way of saving a state of CPU tensors to a path, over what an earlier save left there."""
 
     name: str
     promise: str
@@ -99,6 +99,17 @@ class AsyncSave:
     def close(self) -> None:
         """Close the writer."""
         self.writer.close()
+
+
+class AsyncSaveNewFile(AsyncSave):
+    """The same to a path where there is nothing: no blocks of an older checkpoint to write into."""
+
+    name = "asyncsave, new file"
+
+    def save(self, state: State, path: Path) -> Saving:
+        """Remove what is there, untimed, then save."""
+        discard(path)
+        return super().save(state, path)
 
 
 class TorchSave:
@@ -223,7 +234,8 @@ class BareMetal:
         self._pool = ThreadPoolExecutor(1)
 
     def save(self, state: State, path: Path) -> Saving:  # noqa: ARG002 - it copies the state that it was made for
-        """Copy in the caller's threads, write in the background; the bytes are no checkpoint."""
+        """Copy in the caller's threads, write a new file in the background; the bytes are no checkpoint."""
+        discard(path)
         return Saving.start(lambda: self._save(path))
 
     def check(self, state: State, path: Path) -> bool:  # noqa: ARG002
@@ -242,11 +254,11 @@ class BareMetal:
 
 
 def discard(path: Path) -> None:
-    """Remove what a save left and let the disk come to rest, so that the next one does not pay for it."""
+    """Remove what an earlier save left, if anything, and sync, so that the next one does not pay for it."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
-        path.unlink()
+        path.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks.contestants import Contestant, discard
+from benchmarks.contestants import Contestant
 from benchmarks.states import State
 
 QUIET_STEPS = 10
@@ -69,7 +69,7 @@ class Toll:
 
 
 def take_toll(contestant: Contestant, state: State, path: Path, training: Training) -> Toll:
-    """Train, save while training goes on, train again; the file is removed.
+    """Train, save over the last checkpoint while training goes on, train again.
 
     A step that had begun when the save ended counts whole. Quiet steps are taken on both sides, so that a machine that
     grows slower or faster meanwhile does not count for or against the save.
@@ -80,6 +80,5 @@ def take_toll(contestant: Contestant, state: State, path: Path, training: Traini
     while not saving.done():
         busy.append(training.step())
     durable = saving.wait()
-    discard(path)
     after = training.steps(QUIET_STEPS)
     return Toll(saving.blocked, durable, statistics.median(before + after), tuple(busy))
