@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-
+from asyncsave import aio
 from asyncsave.api import check_errors, flush, save, save_async, shutdown, warmup
 from asyncsave.errors import (
     AsyncSaveError,
@@ -43,6 +42,7 @@ __all__ = [
     "WriterClosedError",
     "WriterDiedError",
     "WriterStats",
+    "aio",
     "check_errors",
     "flush",
     "load",
@@ -54,5 +54,3 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
-
-logging.getLogger("asyncsave").addHandler(logging.NullHandler())

@@ -55,20 +55,20 @@ class Admission:
         Raises:
             QueueFullError: By policy, or because waiting would never end.
         """
-        with self._slots.changed:
-            while (slot := self._slots.take()) is None:
-                if not self.make_way(policy, None):
-                    return None
-                still_open()
-            return slot
+        # The lock is not held from here on: a save that gives way runs its callbacks on this thread.
+        while (slot := self._slots.take()) is None:
+            if not self.make_way(policy, lambda: self._slots.free > 0):
+                return None
+            still_open()
+        return slot
 
-    def make_way(self, policy: OnBusy, timeout: float | None = _LOOK_AGAIN) -> bool:
+    def make_way(self, policy: OnBusy, until: Callable[[], bool] | None = None) -> bool:
         """Let another save end or give way; False if the caller is to be skipped.
 
         Args:
             policy: What to do.
-            timeout: How many seconds to wait at most. Memory may also become free without a save of
-                ours ending, so who waits for that looks again soon.
+            until: What is waited for. None: memory, which may also become free without a save of ours
+                ending, so the wait is short.
 
         Raises:
             QueueFullError: By policy, or because waiting would never end.
@@ -83,9 +83,11 @@ class Admission:
             raise QueueFullError(message)
         if policy == "replace" and any(save.withdraw("replaced") for save in self._ledger.in_flight):
             return True
-        self._forbid_waiting_for_oneself()
         with self._slots.changed:
-            self._slots.changed.wait(timeout)
+            if until is not None and until():
+                return True
+            self._forbid_waiting_for_oneself()
+            self._slots.changed.wait_for(until or (lambda: False), None if until else _LOOK_AGAIN)
         return True
 
     def _forbid_waiting_for_oneself(self) -> None:
@@ -95,7 +97,7 @@ class Admission:
         on the very thread that would have to write.
         """
         mine = self._staging.get(threading.get_ident(), 0)
-        if mine >= self._slots.busy or self._on_writing_thread():
+        if (mine and mine >= self._slots.busy) or self._on_writing_thread():
             message = (
                 "every slot is held by the code that this call interrupted (a signal handler), or the "
                 "call comes from the writer's own thread (a done callback): waiting would never end"

@@ -175,12 +175,13 @@ async def _finish(function: Callable[[], T]) -> T:
         return await asyncio.shield(step)
     except asyncio.CancelledError:
         await asyncio.wait([step])
+        step.exception()  # seen: the cancellation is what the caller hears of
         raise
 
 
 def _check_copy(new: Replacement, source: str, crc: int) -> None:
     """Read a copy back and compare it with what was read from the source."""
-    System().fsync(new.fd)
+    new.sync()
     with open_source(new.temporary) as copy_:
         report, found = verification.check(copy_)
     damaged = [problem for problem in report.problems if problem.kind == "checksum"]

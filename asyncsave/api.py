@@ -92,7 +92,8 @@ def warmup(state: object) -> None:
     """Prepare the shared writer for states of this size, so that the first save is as fast as the rest.
 
     Fresh memory is what makes a first save slow: the arenas are allocated and touched here. Call it
-    before the first step. Nothing is copied and nothing is written.
+    when the state has its full size: most optimizers have none before their first step. Nothing is
+    copied and nothing is written.
 
     Raises:
         StagingError: The state cannot be captured, or does not fit into memory.

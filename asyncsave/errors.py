@@ -74,6 +74,7 @@ class SaveError(AsyncSaveError, OSError):
             ``"sync"``, ``"close"``, ``"rename"``, or ``"sync folder"``.
         errno: The operating system's number, or None where it has none.
         outcome: ``"not_committed"``: what was at ``path`` before is there untouched.
+            ``"incomplete"``: a file object of the caller's has taken a part of the checkpoint.
             ``"durability_unknown"``: the new version is in place, but the sync of its
             folder failed, so a power cut may bring the old one back.
     """
@@ -111,16 +112,16 @@ class SaveError(AsyncSaveError, OSError):
         number = error.errno
         name = _errno.errorcode.get(number, str(number)) if number is not None else ""
         reason = f"{error.strerror or error}" + (f" [{name}]" if name else "")
-        consequence = (
-            "What was there before is untouched."
-            if outcome == "not_committed"
-            else "The new version is in place, but a power cut may still bring the old one back."
-        )
         hint = _REMEDIES.get(number or 0, "")
-        message = f"cannot save {path!r}: {phase} failed: {reason}. {consequence}{hint}"
+        message = f"cannot save {path!r}: {phase} failed: {reason}. {_CONSEQUENCES[outcome]}{hint}"
         return cls(message, path=path, phase=phase, errno=number, outcome=outcome)
 
 
+_CONSEQUENCES = {
+    "not_committed": "What was there before is untouched.",
+    "incomplete": "What the file object holds is not a checkpoint.",
+    "durability_unknown": "The new version is in place, but a power cut may still bring the old one back.",
+}
 _REMEDIES = {
     _errno.ENOSPC: " Free some space (blocks or inodes), then save again.",
     _errno.EDQUOT: " Your quota is used up: remove old checkpoints, then save again.",

@@ -62,9 +62,9 @@ class Moment:
 class SaveHandle(concurrent.futures.Future[SaveResult]):
     """One save under way: a ``concurrent.futures.Future`` of its :class:`SaveResult`.
 
-    ``concurrent.futures.wait``, ``as_completed`` and ``add_done_callback`` work as on any future
-    (callbacks run on the writer's thread), and in asyncio it can be awaited; cancelling the task
-    that awaits it does not cancel the save.
+    ``concurrent.futures.wait``, ``as_completed`` and ``add_done_callback`` work as on any future, and
+    in asyncio it can be awaited; cancelling the task that awaits it does not cancel the save. Callbacks
+    run on the writer's thread; those of a withdrawn save on the thread that withdrew it.
 
     An error counts as read once ``result()``, ``exception()`` or ``await`` has delivered it. One
     that nobody reads is raised by the writer's next call.

@@ -7,12 +7,15 @@ where nobody read that, does not exit with 0.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
+import multiprocessing
+import multiprocessing.util
 import os
 import sys
 from typing import Protocol
 
-__all__ = ["adopt", "exiting", "is_open", "release"]
+__all__ = ["adopt", "exiting", "is_open", "release", "spoil"]
 
 _log = logging.getLogger("asyncsave")
 
@@ -29,11 +32,17 @@ class Owner(Protocol):
 
 _open: dict[int, Owner] = {}
 _exiting = False
+_watches_child = False
 
 
 def adopt(owner: Owner) -> None:
     """Look after an open writer until it is released."""
+    global _watches_child  # noqa: PLW0603 - a process is a child of multiprocessing's or it is not
     _open[id(owner)] = owner
+    if multiprocessing.parent_process() is not None and not _watches_child:
+        # Such a process ends without atexit. A negative priority comes last, after the queues' own.
+        _watches_child = True
+        multiprocessing.util.Finalize(None, _at_exit_of_child, exitpriority=-1)
 
 
 def release(owner: Owner) -> None:
@@ -66,6 +75,14 @@ class _ExitCode:
 _exit_code: list[_ExitCode] = []
 
 
+def spoil() -> None:
+    """Make the exit code 1; for use while the interpreter exits."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # none, broken or closed
+            stream.flush()
+    _exit_code.append(_ExitCode())
+
+
 def _at_exit() -> None:
     global _exiting  # noqa: PLW0603 - there is one exit
     clean = True
@@ -73,19 +90,24 @@ def _at_exit() -> None:
         for owner in list(_open.values()):
             clean = owner._drain_at_exit() and clean  # noqa: SLF001 - Owner is ours
     except BaseException:
-        _log.critical("interrupted while waiting for the last saves: they are lost")
+        _log.critical("interrupted while waiting for the last saves: they may be lost")
         clean = False
         raise
     finally:
         _exiting = True
         if not clean:
-            for stream in (sys.stdout, sys.stderr):
-                if stream is not None:
-                    stream.flush()
-            _exit_code.append(_ExitCode())
+            spoil()
+
+
+def _at_exit_of_child() -> None:
+    _at_exit()
+    if _exit_code:
+        os._exit(1)
 
 
 def _after_fork_in_child() -> None:
+    global _watches_child  # noqa: PLW0603 - the child has no finalizers yet
+    _watches_child = False
     for owner in list(_open.values()):
         owner._orphan_in_child()  # noqa: SLF001 - Owner is ours
     _open.clear()

@@ -85,7 +85,7 @@ class _How(NamedTuple):
 
 def _load(source: Source, how: _How, *, verify: bool | None) -> Any:
     if not is_zip(source.read(0, min(4, source.nbytes))):
-        return _load_other(source, how)
+        return _load_other(source, how, verify=verify)
     index = read_index(source)
     names = {entry.name for entry in index.entries}
     if "constants.pkl" in names:
@@ -106,6 +106,9 @@ def _check_whole(source: Source) -> None:
     report, _ = check(source)
     if not report.ok:
         problem = report.problems[0]
+        if problem.kind == "no checksums":
+            message = f"{source.path!r} holds no checksums ({problem.found}): load it without verify=True"
+            raise LoadError(message, path=source.path)
         where = f"record {problem.record!r}" if problem.record else "the file"
         message = (
             f"{source.path!r} is damaged: {where} ({problem.kind}): expected {problem.expected}, "
@@ -196,10 +199,12 @@ def _refused(path: str, error: Exception, *, weights_only: bool) -> LoadError:
             " If you made this file yourself, load it with weights_only=False, or allow the types it "
             "names with torch.serialization.add_safe_globals."
         )
-    return LoadError(f"cannot rebuild the object in {path!r}: {type(error).__name__}: {error}.{remedy}", path=path)
+    # torch.load wraps its reason in advice of its own, with a terminal's escape codes.
+    reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip().partition("\n\n")[0]
+    return LoadError(f"cannot rebuild the object in {path!r}: {type(error).__name__}: {reason}.{remedy}", path=path)
 
 
-def _load_other(source: Source, how: _How) -> Any:
+def _load_other(source: Source, how: _How, *, verify: bool | None) -> Any:
     """Load what is not a zip archive: a legacy file of ``torch.save``, or nothing that we know."""
     head = source.read(0, min(4, source.nbytes))
     end = source.read(max(0, source.nbytes - 4096), min(source.nbytes, 4096))
@@ -216,6 +221,9 @@ def _load_other(source: Source, how: _How) -> Any:
     if how.mmap:
         message = f"{source.path!r} has torch.save's legacy format, which cannot be mapped"
         raise LoadError(message, path=source.path)
+    if verify:
+        message = f"{source.path!r} has torch.save's legacy format, with no checksums: load it without verify=True"
+        raise LoadError(message, path=source.path)
     data = io.BytesIO(source.read(0, source.nbytes))
     return _through_torch(source, data, how)
 
@@ -228,4 +236,4 @@ def _through_torch(source: Source, f: Any, how: _How) -> Any:
 
 
 def _is_meta(map_location: Any) -> bool:
-    return isinstance(map_location, (str, torch.device)) and torch.device(map_location).type == "meta"
+    return isinstance(map_location, (str, torch.device)) and str(map_location).partition(":")[0] == "meta"

@@ -7,6 +7,7 @@ import warnings
 
 __all__ = ["advise", "warn_once"]
 
+_WEIGHTS_ONLY_PROTOCOL = 2
 _MOSTLY = 0.5
 _WORTH_A_WORD = 1 << 20
 
@@ -25,14 +26,21 @@ def warn_once(topic: str, message: str) -> None:
     warnings.warn(message, UserWarning, stacklevel=level)
 
 
-def advise(unsafe: tuple[str, ...], unreferenced: int, total: int) -> None:
+def advise(protocol: int, unsafe: tuple[str, ...], unreferenced: int, total: int) -> None:
     """Say what will surprise whoever loads this checkpoint, or looks at its size.
 
     Args:
+        protocol: The pickle protocol.
         unsafe: What ``weights_only=True`` will refuse, by full name.
         unreferenced: Bytes of storages that no saved tensor shows.
         total: Bytes of all storages.
     """
+    if protocol != _WEIGHTS_ONLY_PROTOCOL:
+        warn_once(
+            f"protocol {protocol}",
+            f"the checkpoint is written in pickle protocol {protocol}: it loads with weights_only=False "
+            f"only. Leave pickle_protocol at {_WEIGHTS_ONLY_PROTOCOL}",
+        )
     if unsafe:
         names = ", ".join(unsafe)
         warn_once(

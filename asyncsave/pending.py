@@ -7,16 +7,18 @@ writers, the later call's is the one that stays.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import os
 import threading
 
 from asyncsave.result import SaveResult
 
-__all__ = ["enter", "wait_for"]
+__all__ = ["enter", "never_wait_here", "wait_for"]
 
 _Future = concurrent.futures.Future[SaveResult]
 
 _lock = threading.RLock()
+_here = threading.local()
 _saves: dict[str, list[tuple[_Future, object]]] = {}
 
 
@@ -41,11 +43,21 @@ def _leave(real_path: str, save: _Future) -> None:
             _saves.pop(real_path, None)
 
 
+def never_wait_here() -> None:
+    """Say that the calling thread writes saves: it must not wait for one, which may be its own next."""
+    _here.writes = True
+
+
 def wait_for(path: str) -> None:
-    """Block until no save of this file is under way, whatever becomes of it."""
-    if _saves:
+    """Block until no save of this file is under way, whatever becomes of it.
+
+    Returns at once on a thread that writes (in a done callback): the file is the last whole version.
+    """
+    if _saves and not getattr(_here, "writes", False):
+        with contextlib.suppress(ValueError):  # no path at all: whoever opens it will say so
+            path = os.path.realpath(path)
         with _lock:
-            saves = [save for save, _ in _saves.get(os.path.realpath(path), ())]
+            saves = [save for save, _ in _saves.get(path, ())]
         concurrent.futures.wait(saves)
 
 

@@ -117,7 +117,7 @@ class Slots:
             if not wait():
                 return None
         try:
-            slot.arena = Arena(nbytes, self._workers)
+            slot.arena = Arena(nbytes, self._workers, room=self._budget is None)
         except (OSError, MemoryError, ValueError, OverflowError) as error:
             message = f"the system refused {nbytes:,} bytes of host memory: {error}"
             raise StagingError(message) from error

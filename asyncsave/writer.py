@@ -226,6 +226,8 @@ class Writer:
                 captured = _captured(obj, pickle_module, pickle_protocol, compact=compact)
                 layout = layout_of(captured)
                 timings["capture"] = time.perf_counter() - started - timings["wait"]
+                total = sum(span.nbytes for span in captured.spans)
+                advise(pickle_protocol, captured.unsafe, captured.unreferenced, total)
                 arena = self._slots.equip(slot, layout.nbytes, wait=lambda: self._admission.make_way(policy))
                 if arena is None:
                     self._slots.give_back(slot)
@@ -237,9 +239,10 @@ class Writer:
         timings["stage"] = time.perf_counter() - started - timings["wait"] - timings["capture"]
         job = Job(arena.view, layout, crcs, target, path, self.durable, timings, started)
         self._enqueue(handle, job, slot)
-        advise(captured.unsafe, captured.unreferenced, sum(span.nbytes for span in captured.spans))
         if lifecycle.exiting():
             concurrent.futures.wait([handle])
+            if not self._drain_at_exit():
+                lifecycle.spoil()
         return handle
 
     def flush(self, timeout: float | None = None) -> None:

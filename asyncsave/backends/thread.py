@@ -8,6 +8,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import NamedTuple
 
+from asyncsave import pending
 from asyncsave.persist import Job, persist
 from asyncsave.result import SaveResult
 from asyncsave.storage.spare import Spares
@@ -91,6 +92,7 @@ class ThreadBackend:
         return self._thread is threading.current_thread()
 
     def _run(self) -> None:
+        pending.never_wait_here()
         while (order := self._orders.get()) is not None:
             self._work(order)
             del order  # let go of the arena and the handle while waiting for the next

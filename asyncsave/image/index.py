@@ -196,7 +196,7 @@ def _parse(file: Readable, directory: bytes, count: int) -> Iterator[Entry]:
         if method or flags & 1 or stored != nbytes:
             message = (
                 f"{file.path!r}: record {name!r} is compressed or encrypted; checkpoints hold stored "
-                "records only. Unpack it with a zip tool that you trust, then load it with torch.load"
+                "records only. A TorchScript archive loads with torch.jit.load; for any other see what made it"
             )
             raise LoadError(message, path=file.path)
         yield Entry(name, offset, -1, nbytes, crc)
@@ -236,7 +236,7 @@ def _locate(file: Readable, entries: list[Entry], *, sealed: bool) -> list[Entry
             if header[0] != b"PK\x03\x04":
                 raise _damaged(file, "its header", "a signature", repr(header[0]), record=entry.name)
             offset = entry.header_offset + _LOCAL.size + header[9] + header[10]
-        located.append(entry._replace(name=entry.name.partition("/")[2], offset=offset))
+        located.append(entry._replace(name=entry.name.partition("/")[2] or entry.name, offset=offset))
     return located
 
 

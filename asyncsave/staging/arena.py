@@ -25,9 +25,10 @@ class Arena:
     """Page-aligned memory, ready to be filled without a page fault. Forked children do not get it.
 
     Args:
-        nbytes: At least so many bytes are usable. A 64th is added, so that a state which grows a
-            little from save to save stays in its arena.
+        nbytes: At least so many bytes are usable.
         workers: Who touches the pages.
+        room: Whether to add a 64th, so that a state which grows a little from save to save stays in
+            its arena.
 
     Attributes:
         capacity: Usable bytes, a multiple of the page size.
@@ -38,8 +39,9 @@ class Arena:
         OSError: The mapping was refused (address-space limit, overcommit).
     """
 
-    def __init__(self, nbytes: int, workers: Workers) -> None:
-        self.capacity = max(PAGE, (nbytes + nbytes // _SLACK + PAGE - 1) & -PAGE)
+    def __init__(self, nbytes: int, workers: Workers, *, room: bool = True) -> None:
+        slack = nbytes // _SLACK if room else 0
+        self.capacity = max(PAGE, (nbytes + slack + PAGE - 1) & -PAGE)
         self._pages = Pages(self.capacity)
         self.address, self.view = self._pages.address, self._pages.view
         self._pages.keep_from_children()

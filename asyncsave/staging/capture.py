@@ -65,7 +65,7 @@ def capture(obj: object, *, pickle_module: Any, pickle_protocol: int, compact: b
             f"cannot capture the state ({type(obj).__name__}): {type(error).__name__}: {error}. Nothing was written"
         )
         raise StagingError(message) from error
-    return Captured(data, storages.spans(), storages.unreferenced, _unsafe(storages.globals, pickle_protocol))
+    return Captured(data, storages.spans(), storages.unreferenced, _unsafe(storages.globals))
 
 
 class _Ref:
@@ -87,7 +87,6 @@ class _Hooks:
     __slots__ = ()
 
 
-_WEIGHTS_ONLY_PROTOCOLS = {2}
 _BY_NAME = frozenset((type(...), type(NotImplemented)))
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
 _PLAIN = frozenset(
@@ -120,13 +119,10 @@ def _allowed() -> set[str]:
     }
 
 
-def _unsafe(found: set[Any], protocol: int) -> tuple[str, ...]:
+def _unsafe(found: set[Any]) -> tuple[str, ...]:
     """Name what the weights-only unpickler will refuse of the classes and functions in a pickle."""
     names = {f"{item.__module__}.{item.__qualname__}" for item in found}
-    refused = sorted(names - _allowed()) if names else []
-    if protocol not in _WEIGHTS_ONLY_PROTOCOLS:
-        refused.append(f"pickle protocol {protocol}")
-    return tuple(refused)
+    return tuple(sorted(names - _allowed())) if names else ()
 
 
 def _dump(obj: object, storages: Storages, pickle_module: Any, protocol: int) -> bytes:

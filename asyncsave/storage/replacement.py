@@ -64,6 +64,7 @@ class Replacement:
         self._target = target
         self._nbytes = nbytes
         self._sync = sync
+        self._synced = False
         self._spares = spares
         self._name: str | None = None
         self._folder = self._old = self.fd = -1
@@ -180,6 +181,17 @@ class Replacement:
             self._system.close(fd)
         raise OSError(errno.EEXIST, "no free name for a temporary file")
 
+    def sync(self) -> None:
+        """Flush the file, once; before the commit, for who wants to read it back from the disk.
+
+        Raises:
+            SaveError: That failed: the file must be given up.
+        """
+        if self._sync and not self._synced:
+            with self._phase("sync"):
+                self._system.fsync(self.fd)
+            self._synced = True
+
     def commit(self) -> None:
         """Make the new file the target.
 
@@ -194,9 +206,7 @@ class Replacement:
             found = self._system.fstat(self.fd).st_size
             if found != self._nbytes:
                 raise OSError(errno.EIO, f"wrote {self._nbytes} bytes, the file has {found}")
-        if self._sync:
-            with self._phase("sync"):
-                self._system.fsync(self.fd)
+        self.sync()
         with self._phase("close"):
             self._system.close(self._system.duplicate(self.fd))
         with self._phase("rename"):
@@ -210,6 +220,8 @@ class Replacement:
                     if error.errno not in _NO_FOLDER_SYNC:
                         raise
         if keeps_old and self.folder_synced and self._spares is not None:
+            with contextlib.suppress(OSError):
+                self._system.chmod(self._old, 0o600)  # nobody may go on reading what was replaced
             self._spares.keep(Spare(self._target.folder, name, self._old))
             self._name, self._old = None, -1
 

@@ -6,7 +6,7 @@ import errno
 from collections.abc import Callable
 from typing import Protocol
 
-from asyncsave.errors import SaveError
+from asyncsave.errors import OptionError, SaveError
 from asyncsave.storage.blocks import BLOCK
 
 __all__ = ["Sink", "check_sink", "sink_name", "write_stream"]
@@ -28,12 +28,17 @@ def check_sink(f: object) -> None:
     """Refuse what cannot take bytes.
 
     Raises:
-        SaveError: With phase ``"target"``: it has no ``write``, is closed, not writable, or for text.
+        OptionError: It has no ``write``.
+        SaveError: With phase ``"target"``: it is closed, not writable, or for text.
     """
     name = sink_name(f)
     if not callable(getattr(f, "write", None)):
-        reason = f"f must be a path (str or os.PathLike) or a writable binary file object, not {f!r}"
-    elif getattr(f, "closed", False):
+        reason = (
+            "f must be a path (str or os.PathLike) or a writable binary file object, not "
+            f"{type(f).__name__}; the object to save comes first"
+        )
+        raise OptionError(reason)
+    if getattr(f, "closed", False):
         reason = f"the file object {name!r} is closed"
     elif hasattr(f, "writable") and not f.writable():
         reason = f"the file object {name!r} is not open for writing"
@@ -62,7 +67,7 @@ def write_stream(sink: Sink, image: memoryview, progress: Callable[[int], None])
             flush()
     except Exception as error:
         cause = error if isinstance(error, OSError) else OSError(f"{type(error).__name__}: {error}")
-        raise SaveError.of(cause, path=sink_name(sink), phase="write") from error
+        raise SaveError.of(cause, path=sink_name(sink), phase="write", outcome="incomplete") from error
 
 
 def _taken(written: int | None) -> int:

@@ -54,10 +54,8 @@ def resolve(path: str) -> Target:
             mode = os.lstat(real).st_mode
         except FileNotFoundError:
             mode = stat.S_IFREG
-    except UnicodeError as error:
-        raise _refused(absolute, errno.EINVAL, f"this system cannot have such a name ({error})") from error
-    except OSError as error:
-        raise SaveError.of(error, path=absolute, phase="target") from error
+    except (OSError, UnicodeError) as error:
+        raise _unusable(absolute, error) from error
     if stat.S_ISDIR(mode):
         raise _refused(absolute, errno.EISDIR, "the target is a folder; name a file in it")
     if stat.S_ISLNK(mode):
@@ -69,6 +67,12 @@ def resolve(path: str) -> Target:
         number = errno.EROFS if read_only else errno.EACCES
         raise _refused(absolute, number, f"the folder {folder!r} is not writable")
     return Target(absolute, folder, name)
+
+
+def _unusable(path: str, error: OSError | UnicodeError) -> SaveError:
+    if isinstance(error, OSError):
+        return SaveError.of(error, path=path, phase="target")
+    return _refused(path, errno.EINVAL, f"this system cannot have such a name ({error})")
 
 
 def _refused(path: str, number: int, reason: str) -> SaveError:
