@@ -38,8 +38,8 @@ def advise(protocol: int, unsafe: tuple[str, ...], unreferenced: int, total: int
     if protocol != _WEIGHTS_ONLY_PROTOCOL:
         warn_once(
             f"protocol {protocol}",
-            f"the checkpoint is written in pickle protocol {protocol}: it loads with weights_only=False "
-            f"only. Leave pickle_protocol at {_WEIGHTS_ONLY_PROTOCOL}",
+            f"the checkpoint is written in pickle protocol {protocol}: weights_only=True reads protocol "
+            f"{_WEIGHTS_ONLY_PROTOCOL} for certain, others by chance. Leave pickle_protocol as it is",
         )
     if unsafe:
         names = ", ".join(unsafe)

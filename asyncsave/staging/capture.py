@@ -107,6 +107,8 @@ _STORAGE_TYPES: dict[torch.dtype, type] = {
 }
 _REBUILD_TENSOR = torch._utils._rebuild_tensor_v2  # noqa: SLF001 - what torch.save's pickles name
 _REBUILD_PARAMETER = torch._utils._rebuild_parameter  # noqa: SLF001
+_NAMED = hasattr(torch.Tensor, "has_names")
+"""Whether this torch has named tensors, which it refuses to save."""
 _NO_HOOKS: tuple[Any, ...] = (OrderedDict, ())
 _KNOWN = frozenset(map(id, (_REBUILD_TENSOR, _REBUILD_PARAMETER, *_STORAGE_TYPES.values(), OrderedDict)))
 
@@ -194,6 +196,7 @@ def _reduce_tensor(storages: Storages, tensor: torch.Tensor, protocol: int) -> A
         or tensor.layout is not torch.strided
         or tensor.is_nested
         or tensor.is_neg()
+        or (_NAMED and tensor.has_names())  # type: ignore[attr-defined] # gone from newer torch
         or tensor._backward_hooks  # noqa: SLF001 - torch warns about them on its own path
         or tensor.__dict__
     ):

@@ -1,0 +1,86 @@
+"""What every test stands on: nothing may leak, and no error may go unread."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from gates import Gated
+from programs import Template
+
+import asyncsave
+from asyncsave import notices
+
+_PATIENCE = 30.0
+_LAST_MOMENT = 2.0
+_DESCRIPTORS = Path("/proc/self/fd")
+
+
+def _threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.is_alive()}
+
+
+def _descriptors() -> dict[str, str]:
+    found = {}
+    for entry in _DESCRIPTORS.iterdir() if _DESCRIPTORS.is_dir() else ():
+        with contextlib.suppress(OSError):  # the listing's own
+            found[entry.name] = str(entry.readlink())
+    return found
+
+
+def _children() -> set[int]:
+    return {child.pid for child in psutil.Process().children()}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_leaks(tmp_path: Path) -> Iterator[None]:
+    """Fail a test that leaves threads, descriptors, child processes or temporary files behind."""
+    threads, descriptors, children = _threads(), _descriptors(), _children()
+    yield
+    asyncsave.shutdown(_PATIENCE)  # raises what nobody has read
+    for thread in _threads() - threads:
+        thread.join(_LAST_MOMENT)
+    left = _threads() - threads
+    assert not left, f"threads are left: {left}"
+    if new := _descriptors().items() - descriptors.items():
+        gc.collect()
+        new = _descriptors().items() - descriptors.items()
+    assert not new, f"descriptors are left open: {sorted(new)}"
+    assert not _children() - children, "child processes are left"
+    files = list(tmp_path.rglob(".asyncsave-*"))
+    assert not files, f"temporary files are left: {files}"
+
+
+@pytest.fixture(autouse=True)
+def _notices_are_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every test be the first that is warned."""
+    monkeypatch.setattr(notices, "_said", set())
+
+
+@pytest.fixture
+def open_writer() -> Iterator[Callable[..., asyncsave.Writer]]:
+    """Make writers that are closed after the test, their gates opened first."""
+    with contextlib.ExitStack() as after:
+
+        def make(**options) -> asyncsave.Writer:
+            writer = asyncsave.Writer(**options)
+            after.callback(writer.close, _PATIENCE)
+            system = options.get("system")
+            if isinstance(system, Gated):
+                after.callback(system.release)
+            return writer
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def template() -> Iterator[Template]:
+    """Start an interpreter from which programs are forked in milliseconds."""
+    made = Template()
+    yield made
+    made.close()

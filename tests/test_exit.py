@@ -1,0 +1,273 @@
+"""How programs end: what was saved is on the disk, what was not is said, and the exit code is honest."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from programs import run
+
+import asyncsave
+
+SAVING = """
+import sys
+import torch, asyncsave
+folder = sys.argv[1]
+state = {"x": torch.ones(3 << 20)}
+for number in range(4):
+    asyncsave.save_async({**state, "number": number}, f"{folder}/{number}")
+"""
+
+FAILING = """
+import errno, sys
+import asyncsave
+from gates import Failing, Gated
+folder = sys.argv[1]
+writer = asyncsave.Writer(system=Failing("fsync", errno.EIO))
+handle = writer.save({"n": 1}, f"{folder}/ckpt")
+"""
+
+
+def saved(folder):
+    """Return what lies in a folder; every file of it must be whole."""
+    for path in folder.iterdir():
+        assert asyncsave.verify(path).ok
+        assert torch.equal(torch.load(path)["x"], torch.ones(3 << 20))
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("end", "rc"),
+    [
+        ("", 0),
+        ("sys.exit(0)", 0),
+        ("sys.exit(3)", 3),
+        ("raise ZeroDivisionError", 1),
+        ("asyncsave.flush(); sys.exit(4)", 4),
+        ("asyncsave.shutdown()", 0),
+        ("import signal; signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); signal.raise_signal(15)", 143),
+    ],
+    ids=["return", "exit 0", "exit 3", "raise", "flush", "shutdown", "sigterm handler"],
+)
+def test_saves_in_flight_are_finished(tmp_path, template, end, rc):
+    """However a program ends by itself, what was saved is there, whole; the exit code is its own."""
+    done = template.run(SAVING + end, tmp_path)
+    assert done.rc == rc, done.stderr
+    assert saved(tmp_path) == ["0", "1", "2", "3"]
+    assert ("ZeroDivisionError" in done.stderr) == ("Zero" in end)
+
+
+def test_a_fresh_interpreter_with_warnings_as_errors(tmp_path):
+    """The same in an interpreter of its own, under ``-W error``, without a word."""
+    done = run(SAVING, tmp_path, options=("-W", "error"))
+    assert (done.rc, done.stderr) == (0, "")
+    assert saved(tmp_path) == ["0", "1", "2", "3"]
+
+
+def test_a_writer_that_is_never_closed(tmp_path, template):
+    """A writer of one's own is drained like the shared one."""
+    done = template.run(
+        """
+        import sys, torch, asyncsave
+        writers = [asyncsave.Writer() for _ in range(3)]
+        for number, writer in enumerate(writers):
+            writer.save({"x": torch.ones(3 << 20)}, f"{sys.argv[1]}/{number}")
+        """,
+        tmp_path,
+    )
+    assert (done.rc, done.stderr) == (0, "")
+    assert saved(tmp_path) == ["0", "1", "2"]
+
+
+def test_os_exit_leaves_old_or_new(tmp_path, template):
+    """``os._exit`` waits for nobody: what is there is whole, the rest is missing; leftovers are swept."""
+    done = template.run(SAVING + "import os; os._exit(7)", tmp_path)
+    assert done.rc == 7
+    for path in tmp_path.iterdir():
+        assert path.name.startswith(".asyncsave-") or asyncsave.verify(path).ok
+    asyncsave.save({"x": torch.ones(3 << 20)}, tmp_path / "0")
+    asyncsave.shutdown()
+    assert "0" in saved(tmp_path)
+
+
+@pytest.mark.parametrize("end", ["", "sys.exit(0)", "sys.stdout.close()", "sys.stderr.close(); sys.stderr = None"])
+def test_an_unread_failure_is_not_exit_code_0(tmp_path, template, end):
+    """A failed save that nobody looked at is said on standard error, and the exit code is 1."""
+    done = template.run(FAILING + end, tmp_path)
+    assert done.rc == 1
+    if "stderr" not in end:
+        assert "a save failed, and nobody has read that: cannot save" in done.stderr
+        assert "EIO" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("read", ["handle.exception()", "\ntry: handle.result()\nexcept OSError: print('seen')"])
+def test_a_read_failure_is_the_programs_own_business(tmp_path, template, read):
+    """A failure that the program has seen does not change its exit code."""
+    done = template.run(FAILING + read, tmp_path)
+    assert (done.rc, done.stderr) == (0, "")
+
+
+def test_an_unread_failure_keeps_output_and_handlers(tmp_path, template):
+    """Other exit handlers still run, before and after ours, and what was printed arrives."""
+    done = template.run(
+        "import atexit; atexit.register(print, 'registered first')\n"
+        + FAILING
+        + "atexit.register(print, 'registered last'); print('main')",
+        tmp_path,
+    )
+    assert done.rc == 1
+    assert done.stdout.splitlines() == ["main", "registered last", "registered first"]
+
+
+def test_an_unread_failure_beside_another_exception(tmp_path, template):
+    """The program's own traceback is there, and ours does not hide it."""
+    done = template.run(FAILING + "raise ZeroDivisionError", tmp_path)
+    assert done.rc == 1
+    assert "ZeroDivisionError" in done.stderr
+    assert "nobody has read that" in done.stderr
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_save_from_an_exit_handler(tmp_path, template, when):
+    """An exit handler may save, whether it was registered before our import or after it."""
+    register = """
+import atexit, sys
+def last():
+    import torch, asyncsave
+    handle = asyncsave.save_async({"x": torch.ones(3 << 20)}, f"{sys.argv[1]}/last")
+    print(handle.status if "before" in sys.argv else "called")
+atexit.register(last)
+"""
+    parts = [register, SAVING] if when == "before" else [SAVING, register]
+    done = template.run("".join(parts), tmp_path, when)
+    assert (done.rc, done.stderr) == (0, "")
+    assert done.stdout.strip() == ("durable" if when == "before" else "called")
+    assert saved(tmp_path) == ["0", "1", "2", "3", "last"]
+
+
+def test_the_first_save_of_all_in_an_exit_handler(tmp_path, template):
+    """A program that saves only while it exits is served too."""
+    done = template.run(
+        """
+        import atexit, sys
+        @atexit.register
+        def last():
+            asyncsave.save({"x": torch.ones(3 << 20)}, f"{sys.argv[1]}/last")
+        import torch, asyncsave
+        """,
+        tmp_path,
+    )
+    assert (done.rc, done.stderr) == (0, "")
+    assert saved(tmp_path) == ["last"]
+
+
+def test_a_failure_in_a_late_exit_handler(tmp_path, template):
+    """A save that fails after our own exit handler has run still makes the exit code 1."""
+    done = template.run(
+        "import atexit, sys\n"
+        "@atexit.register\n"
+        "def last():\n"
+        "    writer.save({'n': 2}, f'{folder}/last')\n"
+        + FAILING.replace("handle = ", "# ").replace('"fsync", errno.EIO', '"fsync", errno.EIO, forever=True'),
+        tmp_path,
+    )
+    assert done.rc == 1
+    assert "EIO" in done.stderr
+
+
+def test_a_thread_that_saves_while_the_program_ends(tmp_path, template):
+    """A save from another thread, made after the main thread has ended, is finished."""
+    done = template.run(
+        """
+        import sys, threading, torch, asyncsave
+        def work():
+            threading.main_thread().join()
+            for number in range(3):
+                asyncsave.save_async({"x": torch.ones(3 << 20)}, f"{sys.argv[1]}/{number}")
+        threading.Thread(target=work).start()
+        """,
+        tmp_path,
+    )
+    assert (done.rc, done.stderr) == (0, "")
+    assert saved(tmp_path) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("end", ["", "sys.exit(0)"])
+def test_the_exit_does_not_wait_for_ever(tmp_path, template, end):
+    """When ``exit_timeout`` is over the lost save is named, and the exit code is 1."""
+    done = template.run(
+        """
+        import sys, asyncsave
+        from gates import Gated
+        gate = Gated("fsync")
+        writer = asyncsave.Writer(system=gate, exit_timeout=0.2)
+        writer.save({"n": 1}, f"{sys.argv[1]}/ckpt")
+        gate.arrival()
+        """
+        + end,
+        tmp_path,
+    )
+    assert done.rc == 1
+    assert "lost at exit after 0.2 s: <SaveHandle" in done.stderr
+    assert "/ckpt' writing" in done.stderr
+    assert not (tmp_path / "ckpt").exists()
+    for path in tmp_path.iterdir():
+        path.unlink()
+
+
+def test_ctrl_c_while_the_exit_waits(tmp_path, template):
+    """Who interrupts the waiting is told that the last saves are lost, by message and exit code."""
+    done = template.run(
+        """
+        import signal, sys, threading, asyncsave
+        from gates import Gated
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        gate = Gated("fsync")
+        writer = asyncsave.Writer(system=gate, exit_timeout=20)
+        writer.save({"n": 1}, f"{sys.argv[1]}/ckpt")
+        gate.arrival()
+        main = threading.main_thread().ident
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        """,
+        tmp_path,
+    )
+    assert done.rc == 1
+    assert "interrupted while waiting for the last saves" in done.stderr
+    for path in tmp_path.iterdir():
+        path.unlink()
+
+
+def test_a_program_that_never_saves(template):
+    """Importing costs no thread, and the exit code is the program's own."""
+    done = template.run(
+        """
+        import threading, asyncsave
+        print(threading.active_count())
+        asyncsave.flush(); asyncsave.check_errors(); asyncsave.shutdown()
+        raise SystemExit(5)
+        """
+    )
+    assert (done.rc, done.stdout.strip(), done.stderr) == (5, "1", "")
+
+
+def test_the_exit_says_what_it_waits_for(tmp_path, template):
+    """While the exit waits it says so, again and again, with the saves that are in flight."""
+    done = template.run(
+        """
+        import sys, threading, asyncsave
+        from asyncsave import writer as module
+        from gates import Gated
+        module._SAY_EVERY = 0.05
+        gate = Gated("fsync")
+        writer = asyncsave.Writer(system=gate)
+        writer.save({"n": 1}, f"{sys.argv[1]}/ckpt")
+        gate.arrival()
+        threading.Timer(0.5, gate.release).start()
+        threading._shutdown = lambda: None  # the timer's thread would be waited for before the exit handlers
+        """,
+        tmp_path,
+    )
+    assert done.rc == 0, done.stderr
+    assert done.stderr.count("exit waits for 1 save(s): [<SaveHandle") >= 2
+    assert asyncsave.verify(tmp_path / "ckpt").ok
