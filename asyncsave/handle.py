@@ -139,9 +139,9 @@ class SaveHandle(concurrent.futures.Future[SaveResult]):
         """Cancel the save if it has not begun to be written; its slot is free at once.
 
         Returns:
-            True if it is cancelled now; False once it is being written or has ended.
+            True if it is cancelled now, or was before; False once it is being written or has ended.
         """
-        return self.withdraw("cancelled")
+        return self.withdraw("cancelled") or self.cancelled()
 
     def __await__(self) -> Generator[Any, None, SaveResult]:
         """Wait in a running event loop, without blocking it."""

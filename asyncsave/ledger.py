@@ -9,6 +9,8 @@ from asyncsave.handle import SaveHandle
 
 __all__ = ["Ledger"]
 
+_KEPT = 100
+
 
 class Ledger:
     """Handles, from the moment they are queued. Any thread may call any method."""
@@ -36,8 +38,11 @@ class Ledger:
                 self._in_flight.remove(handle)
 
     def blame(self, handle: SaveHandle) -> None:
-        """Keep a save that is about to fail until somebody has read its error."""
-        with self.lock:
+        """Keep a save that is about to fail until somebody has read its error; of many, the first ones.
+
+        Without the lock, which a thread may hold that a signal handler has made wait for this save.
+        """
+        if len(self._failed) < _KEPT:
             self._failed.append(handle)
 
     def next_unread(self) -> BaseException | None:

@@ -47,6 +47,7 @@ OnError = Literal["raise", "log"]
 
 _log = logging.getLogger("asyncsave")
 _SAY_EVERY = 30.0
+_CALLBACKS = 0.01
 
 
 class Writer:
@@ -222,9 +223,10 @@ class Writer:
         timings = {"wait": time.perf_counter() - started}
         handle.measure(timings)
         try:
-            with self._admission.staging(), collector_paused():
-                captured = _captured(obj, pickle_module, pickle_protocol, compact=compact)
-                layout = layout_of(captured)
+            with self._admission.staging():
+                with collector_paused():
+                    captured = _captured(obj, pickle_module, pickle_protocol, compact=compact)
+                    layout = layout_of(captured)
                 timings["capture"] = time.perf_counter() - started - timings["wait"]
                 total = sum(span.nbytes for span in captured.spans)
                 advise(pickle_protocol, captured.unsafe, captured.unreferenced, total)
@@ -232,12 +234,13 @@ class Writer:
                 if arena is None:
                     self._slots.give_back(slot)
                     return self._skip(handle)
-                crcs = fill(captured, layout, arena, self._copiers)
+                with collector_paused():
+                    crcs = fill(captured, layout, arena, self._copiers)
+            timings["stage"] = time.perf_counter() - started - timings["wait"] - timings["capture"]
+            job = Job(arena.view, layout, crcs, target, path, self.durable, timings, started)
         except BaseException:
             self._slots.give_back(slot)
             raise
-        timings["stage"] = time.perf_counter() - started - timings["wait"] - timings["capture"]
-        job = Job(arena.view, layout, crcs, target, path, self.durable, timings, started)
         self._enqueue(handle, job, slot)
         if lifecycle.exiting():
             concurrent.futures.wait([handle])
@@ -339,10 +342,12 @@ class Writer:
                 self._slots.give_back(slot)
                 self._check_open()
             handle.queue(job.layout.nbytes, withdrawn)
-            self._ledger.enter(handle)
             if isinstance(job.target, Target):
                 job.after = pending.enter(job.target.real, handle, owner=self)
             self._backend.submit(Order(job, begin, handle.advance, finish, fail))
+            # Entered last: a signal handler in between must not wait for what only this code can submit.
+            if not handle.done():
+                self._ledger.enter(handle)
 
     def _drain_at_exit(self) -> bool:
         deadline = time.monotonic() + self._exit_timeout
@@ -353,6 +358,8 @@ class Writer:
                     _log.critical("lost at exit after %s s: %r", self._exit_timeout, handle)
                 return False
             concurrent.futures.wait(late, min(left, _SAY_EVERY))
+            if all(handle.done() for handle in late):
+                time.sleep(_CALLBACKS)  # a callback of the last one is still running
             if left > _SAY_EVERY and (late := self._ledger.in_flight):
                 _log.warning("exit waits for %d save(s): %s", len(late), late)
         self._backend.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 from collections.abc import Callable
 from typing import Protocol
 
@@ -60,7 +61,7 @@ def write_stream(sink: Sink, image: memoryview, progress: Callable[[int], None])
             block = image[start : start + BLOCK]
             done = 0
             while done < len(block):
-                done += _taken(sink.write(block[done:]))
+                done += _taken(sink, block[done:])
             progress(len(block))
         flush = getattr(sink, "flush", None)
         if flush is not None:
@@ -70,7 +71,11 @@ def write_stream(sink: Sink, image: memoryview, progress: Callable[[int], None])
         raise SaveError.of(cause, path=sink_name(sink), phase="write", outcome="incomplete") from error
 
 
-def _taken(written: int | None) -> int:
+def _taken(sink: Sink, block: memoryview) -> int:
+    """Write, and return how much was taken; what says nothing has taken all, as for ``torch.save``."""
+    written = sink.write(block)
+    if written is None and not isinstance(sink, io.RawIOBase):
+        return len(block)
     if not written:
         raise OSError(errno.EIO, f"write() took nothing and returned {written!r}")
     return written
