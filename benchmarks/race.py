@@ -1,12 +1,13 @@
 """Interleaved rounds, and how their samples get into pytest-benchmark.
 
 A disk and a pair of cores that others use too change from minute to minute. So contestants never run one after the
-other, but in turns, A B C A B C; the first turn is dropped, and ratios are taken within a turn, then their median.
+other, but in turns, A B C, B C A, C A B. The first turn is dropped; ratios are taken within a turn, then their median.
 """
 
 from __future__ import annotations
 
 import gc
+import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,8 +23,11 @@ def interleave(runs: Mapping[str, Callable[[], Result]], rounds: int) -> dict[st
     results: dict[str, list[Result]] = {name: [] for name in runs}
     for turn in range(rounds + 1):
         gc.collect()
-        for name, run in runs.items():
-            result = run()
+        names = list(runs)
+        start = turn % len(names)  # nobody always comes after the same one
+        for name in names[start:] + names[:start]:
+            os.sync()  # what the one before left in the page cache is not this one's to pay for
+            result = runs[name]()
             if turn > 0:
                 results[name].append(result)
     return results

@@ -1,7 +1,7 @@
 """Move an image between memory and a file in large blocks, in parallel and past the page cache.
 
 Direct I/O costs training a fifteenth of the CPU time that the page cache does, and reaches the
-disk's own rate with two threads of 16 MiB blocks (measured, see docs/benchmarks.md). Where a file
+disk's own rate with two threads of large blocks (measured, see docs/benchmarks.md). Where a file
 system refuses it, at run time and for this one file, the same blocks go through the page cache.
 """
 
@@ -17,8 +17,8 @@ from asyncsave.workers import Workers
 
 __all__ = ["BLOCK", "DIRECT_FROM", "read_into", "write_all", "write_image"]
 
-BLOCK = 16 << 20
-"""Bytes of one write."""
+BLOCK = 64 << 20
+"""Bytes of one write. Of 16 MiB blocks training feels a fifth more, each wakes a thread (measured)."""
 DIRECT_FROM = 1 << 20
 """Files of fewer bytes go through the page cache: one flush of it is quicker than two writes."""
 
