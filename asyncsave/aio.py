@@ -20,7 +20,6 @@ from asyncsave.handle import SaveHandle
 from asyncsave.image.crc import crc32
 from asyncsave.image.torchzip import DIGEST_PREFIX
 from asyncsave.result import SaveResult, VerifyReport
-from asyncsave.storage.mounts import is_durable
 from asyncsave.storage.replacement import Replacement
 from asyncsave.storage.sink import Sink
 from asyncsave.storage.source import open_source
@@ -133,11 +132,10 @@ async def copy(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> Save
         crc = await _stream(source, new.fd, target)
         await _finish(lambda: _check_copy(new, source, crc))
         await _finish(new.commit)
-        durable = new.folder_synced and is_durable(target.folder)
     finally:
         await _finish(new.close)
     timings = {"total": loop.time() - started}
-    return SaveResult(target.path, nbytes, f"{DIGEST_PREFIX}{crc:08x}", durable, timings)
+    return SaveResult(target.path, nbytes, f"{DIGEST_PREFIX}{crc:08x}", new.durable, timings)
 
 
 def _size(path: str) -> int:

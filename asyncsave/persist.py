@@ -18,7 +18,6 @@ from asyncsave.image.layout import Layout
 from asyncsave.image.torchzip import seal
 from asyncsave.result import SaveResult
 from asyncsave.storage.blocks import write_image
-from asyncsave.storage.mounts import is_durable
 from asyncsave.storage.replacement import Replacement
 from asyncsave.storage.sink import Sink, write_stream
 from asyncsave.storage.spare import Spares
@@ -97,9 +96,8 @@ def persist(
             raise SaveError.of(error, path=job.path, phase="write") from error
         clock.end("write")
         new.commit()
-        durable = new.folder_synced and is_durable(target.folder)
         clock.end("sync")
-        finish(_result(job, clock, digest, durable=durable))
+        finish(_result(job, clock, digest, durable=new.durable))
 
 
 class _Phases:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 
-__all__ = ["is_durable"]
+__all__ = ["is_durable", "is_durable_on"]
 
 _VOLATILE_TYPES = {"tmpfs", "ramfs", "devtmpfs", "rootfs"}
 
@@ -37,6 +38,12 @@ def is_durable(folder: str, *, mountinfo: str = "/proc/self/mountinfo") -> bool:
     if kind == "overlay":
         return "volatile" not in options.split(",")
     return kind not in _VOLATILE_TYPES and not kind.startswith("fuse")
+
+
+@functools.lru_cache(maxsize=256)
+def is_durable_on(folder: str, device: int) -> bool:  # noqa: ARG001 - the device makes the answer stale
+    """Answer :func:`is_durable` from memory, for as long as the folder lies on the same device."""
+    return is_durable(folder)
 
 
 def _lies_in(folder: str, point: str) -> bool:

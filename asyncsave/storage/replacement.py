@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from types import TracebackType
 
 from asyncsave.errors import SaveError
+from asyncsave.storage.mounts import is_durable_on
 from asyncsave.storage.spare import SPARE_FROM, Spare, Spares
 from asyncsave.storage.system import System
 from asyncsave.storage.target import Target
@@ -51,11 +52,11 @@ class Replacement:
 
     Attributes:
         fd: The temporary file, open for reading and writing.
-        folder_synced: After a commit: whether the file system could sync the folder.
+        durable: After a commit: whether the new file survives a power cut, as far as can be told.
     """
 
     fd: int
-    folder_synced: bool
+    durable: bool
 
     def __init__(
         self, system: System, target: Target, nbytes: int, *, sync: bool, spares: Spares | None = None
@@ -68,8 +69,9 @@ class Replacement:
         self._spares = spares
         self._name: str | None = None
         self._folder = self._old = self.fd = -1
+        self._device = 0
         self._old_mode: int | None = None
-        self.folder_synced = False
+        self.durable = False
 
     @property
     def temporary(self) -> str:
@@ -100,6 +102,7 @@ class Replacement:
             with self._phase("open"):
                 flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
                 self._folder = self._system.open(self._target.folder, flags)
+                self._device = self._system.fstat(self._folder).st_dev
                 self._old_mode = self._mode_of_target()
                 if not self._recycle():
                     self._create()
@@ -211,19 +214,24 @@ class Replacement:
             self._system.close(self._system.duplicate(self.fd))
         with self._phase("rename"):
             keeps_old = self._take_the_name(name)
-        if self._sync:
-            with self._phase("sync folder", outcome="durability_unknown"):
-                try:
-                    self._system.fsync(self._folder)
-                    self.folder_synced = True
-                except OSError as error:
-                    if error.errno not in _NO_FOLDER_SYNC:
-                        raise
-        if keeps_old and self.folder_synced and self._spares is not None:
+        synced = self._sync and self._sync_folder()
+        self.durable = synced and is_durable_on(self._target.folder, self._device)
+        if keeps_old and synced and self._spares is not None:
             with contextlib.suppress(OSError):
                 self._system.chmod(self._old, 0o600)  # nobody may go on reading what was replaced
             self._spares.keep(Spare(self._target.folder, name, self._old))
             self._name, self._old = None, -1
+
+    def _sync_folder(self) -> bool:
+        """Flush the folder; False where the file system has no such thing."""
+        with self._phase("sync folder", outcome="durability_unknown"):
+            try:
+                self._system.fsync(self._folder)
+            except OSError as error:
+                if error.errno not in _NO_FOLDER_SYNC:
+                    raise
+                return False
+        return True
 
     def _take_the_name(self, name: str) -> bool:
         """Become the target; tell whether the old file has the temporary name now, as a spare."""
