@@ -67,8 +67,9 @@ class Admission:
 
         Args:
             policy: What to do.
-            until: What is waited for. None: memory, which may also become free without a save of ours
-                ending, so the wait is short.
+            until: Tells whether what is waited for is there; None: whether memory is, the caller sees.
+                The wait is short: memory may become free without a save of ours ending, and the
+                notice of a slot may be missed.
 
         Raises:
             QueueFullError: By policy, or because waiting would never end.
@@ -77,17 +78,16 @@ class Admission:
             return False
         if policy == "raise":
             message = (
-                f"{self._slots.busy} save(s) are in flight, as many as may be. Save less often, raise "
-                'max_pending, or use on_busy="wait", "skip" or "replace"'
+                f"{self._slots.busy} save(s) are in flight, as many as max_pending or the memory allows. "
+                'Save less often, raise max_pending, or use on_busy="wait", "skip" or "replace"'
             )
             raise QueueFullError(message)
         if policy == "replace" and any(save.withdraw("replaced") for save in self._ledger.in_flight):
             return True
         with self._slots.changed:
-            if until is not None and until():
-                return True
-            self._forbid_waiting_for_oneself()
-            self._slots.changed.wait_for(until or (lambda: False), None if until else _LOOK_AGAIN)
+            if until is None or not until():
+                self._forbid_waiting_for_oneself()
+                self._slots.changed.wait(_LOOK_AGAIN)
         return True
 
     def _forbid_waiting_for_oneself(self) -> None:

@@ -6,8 +6,12 @@ Blocking work runs in threads; the file streams of :func:`copy` are ``aiofiles``
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextlib
+import logging
 import os
 import pickle
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any, BinaryIO, TypeVar
@@ -18,11 +22,13 @@ from asyncsave import api, loading, pending, verification
 from asyncsave.errors import CorruptCheckpointError, LoadError, SaveError
 from asyncsave.handle import SaveHandle
 from asyncsave.image.crc import crc32
+from asyncsave.image.index import promised_nbytes
 from asyncsave.image.torchzip import DIGEST_PREFIX
+from asyncsave.options import file_path
 from asyncsave.result import SaveResult, VerifyReport
 from asyncsave.storage.replacement import Replacement
 from asyncsave.storage.sink import Sink
-from asyncsave.storage.source import open_source
+from asyncsave.storage.source import FileSource, open_source
 from asyncsave.storage.system import System
 from asyncsave.storage.target import Target, resolve
 from asyncsave.writer import OnBusy, Writer
@@ -33,7 +39,8 @@ T = TypeVar("T")
 
 _CHUNK = 8 << 20
 
-_turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = weakref.WeakKeyDictionary()
+_log = logging.getLogger("asyncsave")
+_turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, asyncio.Lock]] = weakref.WeakKeyDictionary()
 
 
 async def save(
@@ -52,25 +59,33 @@ async def save(
     this has returned. Saves of one loop are staged one after the other, in the order of the calls.
 
     Cancelling it withdraws the save if it is not being written yet; one that is goes on to its end,
-    in the background.
+    in the background. Either way ``obj`` is the caller's again when the cancellation arrives.
 
     Raises:
         concurrent.futures.CancelledError: The save was skipped or replaced, by ``on_busy``.
         AsyncSaveError: As :func:`asyncsave.save_async` and its handle.
     """
+    cancelled = threading.Event()
+
+    def wanted() -> None:
+        if cancelled.is_set():
+            raise concurrent.futures.CancelledError
 
     def stage() -> SaveHandle:
-        return api.save_async(obj, f, pickle_module, pickle_protocol, writer=writer, on_busy=on_busy, compact=compact)
+        return (writer or api.default_writer()).save_if_wanted(
+            obj, f, pickle_module, pickle_protocol, on_busy=on_busy, compact=compact, wanted=wanted
+        )
 
-    loop = asyncio.get_running_loop()
-    # One lock per loop, first come, first served: were the saves staged in any order, an older one
-    # could replace a newer one; and all threads of the loop's pool could be waiting for a slot.
-    async with _turns.setdefault(loop, asyncio.Lock()):
+    # First come, first served: were the saves staged in any order, an older one could replace a newer
+    # one; and all threads of the loop's pool could be waiting for a slot.
+    turns = _turns.setdefault(asyncio.get_running_loop(), {})
+    async with turns.setdefault(id(writer), asyncio.Lock()):
         staging = asyncio.ensure_future(asyncio.to_thread(stage))
         try:
             handle = await asyncio.shield(staging)
         except asyncio.CancelledError:
-            staging.add_done_callback(_withdraw)
+            cancelled.set()
+            await _stop(staging)
             raise
     try:
         return await handle
@@ -79,9 +94,16 @@ async def save(
         raise
 
 
-def _withdraw(staging: asyncio.Future[SaveHandle]) -> None:
-    if not staging.cancelled() and staging.exception() is None:
+async def _stop(staging: asyncio.Future[SaveHandle]) -> None:
+    """Wait until a cancelled save no longer looks at the state, and withdraw what it has queued."""
+    while not staging.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([staging])
+    error = staging.exception()
+    if error is None:
         staging.result().cancel()
+    elif not isinstance(error, concurrent.futures.CancelledError):
+        _log.error("while a save was cancelled: %s", error)
 
 
 async def load(
@@ -110,7 +132,7 @@ async def copy(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> Save
 
     Args:
         src: The file to copy. If this process is still writing it, it is waited for.
-        dst: Where to; replaced whole or not at all.
+        dst: Where to; replaced whole or not at all. A save of it that is under way comes first.
 
     Returns:
         The copy's size and digest. ``timings`` has ``total`` only.
@@ -123,38 +145,36 @@ async def copy(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> Save
     """
     loop = asyncio.get_running_loop()
     started = loop.time()
-    source, target = await asyncio.to_thread(lambda: (os.path.abspath(os.fspath(src)), resolve(os.fspath(dst))))
-    await asyncio.to_thread(pending.wait_for, source)
-    nbytes = await asyncio.to_thread(_size, source)
-    new = Replacement(System(), target, nbytes, sync=True)
+    source, target = await asyncio.to_thread(lambda: (os.path.abspath(file_path(src)), resolve(file_path(dst))))
+    for path in (source, target.real):
+        await asyncio.to_thread(pending.wait_for, path)
+    opened = contextlib.ExitStack()
     try:
+        original = await _finish(lambda: opened.enter_context(open_source(source)))
+        new = Replacement(System(), target, original.nbytes, sync=True)
+        opened.callback(new.close)
         await _finish(new.open)
-        crc = await _stream(source, new.fd, target)
+        crc = await _stream(original, new.fd, target)
         await _finish(lambda: _check_copy(new, source, crc))
         await _finish(new.commit)
     finally:
-        await _finish(new.close)
+        await _finish(opened.close)
     timings = {"total": loop.time() - started}
-    return SaveResult(target.path, nbytes, f"{DIGEST_PREFIX}{crc:08x}", new.durable, timings)
+    return SaveResult(target.path, original.nbytes, f"{DIGEST_PREFIX}{crc:08x}", new.durable, timings)
 
 
-def _size(path: str) -> int:
-    with open_source(path) as source:
-        return source.nbytes
-
-
-async def _stream(source: str, fd: int, target: Target) -> int:
+async def _stream(source: FileSource, fd: int, target: Target) -> int:
     """Copy all chunks; return their CRC-32."""
     crc = 0
     async with (
-        aiofiles.open(source, "rb", buffering=0) as reader,
+        aiofiles.open(source.fd, "rb", buffering=0, closefd=False) as reader,
         aiofiles.open(fd, "wb", buffering=0, closefd=False) as writer,
     ):
         while True:
             try:
                 chunk = await reader.read(_CHUNK)
             except OSError as error:
-                raise LoadError(f"cannot read {source!r}: {error}", path=source) from error
+                raise LoadError(f"cannot read {source.path!r}: {error}", path=source.path) from error
             if not chunk:
                 return crc
             crc = crc32(chunk, crc)
@@ -182,11 +202,16 @@ def _check_copy(new: Replacement, source: str, crc: int) -> None:
     new.sync()
     with open_source(new.temporary) as copy_:
         report, found = verification.check(copy_)
-    damaged = [problem for problem in report.problems if problem.kind == "checksum"]
-    if found != crc or damaged:
-        expected = damaged[0].expected if damaged else f"{crc:08x}"
-        actual = damaged[0].found if damaged else f"{found:08x}"
-        record = damaged[0].record if damaged else None
-        where = f"record {record!r} of {source!r}" if damaged else "the copy, read back from the disk,"
-        message = f"not copied: {where} has CRC-32 {actual}, expected {expected}"
-        raise CorruptCheckpointError(message, path=source, record=record, expected=expected, found=actual)
+        # A file that only begins like a zip archive may be anything; ours say what they are.
+        kinds = {"checksum"} if promised_nbytes(copy_) is None else {"checksum", "container"}
+    damaged = next((one for one in report.problems if one.kind in kinds), None)
+    if damaged is not None:
+        where = f"record {damaged.record!r} of " if damaged.record else ""
+        message = f"not copied: {where}{source!r} is damaged: expected {damaged.expected}, found {damaged.found}"
+        raise CorruptCheckpointError(
+            message, path=source, record=damaged.record, expected=damaged.expected, found=damaged.found
+        )
+    if found != crc:
+        expected, actual = f"{crc:08x}", f"{found:08x}"
+        message = f"not copied: the copy, read back from the disk, has CRC-32 {actual}, expected {expected}"
+        raise CorruptCheckpointError(message, path=source, expected=expected, found=actual)

@@ -19,8 +19,8 @@ _lock = threading.RLock()
 _default: Writer | None = None
 
 
-def _writer() -> Writer:
-    """Return the process's own writer, made at the first need; drained at exit."""
+def default_writer() -> Writer:
+    """Return the process's own writer, made at the first need and drained at exit."""
     global _default  # noqa: PLW0603 - one per process is the point
     with _lock:
         if _default is None or _default.closed:  # closed: a shutdown that ran out of time
@@ -69,7 +69,7 @@ def save_async(
         >>> handle.result().durable
         True
     """
-    return (writer or _writer()).save(obj, f, pickle_module, pickle_protocol, on_busy=on_busy, compact=compact)
+    return (writer or default_writer()).save(obj, f, pickle_module, pickle_protocol, on_busy=on_busy, compact=compact)
 
 
 def save(
@@ -84,7 +84,7 @@ def save(
 
     Takes and raises what :func:`save_async` and its handle do.
     """
-    writer = _writer()
+    writer = default_writer()
     return writer.save(obj, f, pickle_module, pickle_protocol, on_busy="wait", compact=compact).result()
 
 
@@ -98,7 +98,7 @@ def warmup(state: object) -> None:
     Raises:
         StagingError: The state cannot be captured, or does not fit into memory.
     """
-    _writer().warmup(state)
+    default_writer().warmup(state)
 
 
 def flush(timeout: float | None = None) -> None:
@@ -126,7 +126,7 @@ def shutdown(timeout: float | None = None) -> None:
         TimeoutError: Some have not ended after ``timeout`` seconds; they go on.
         SaveError: A save failed, and nobody has read that.
     """
-    global _default  # noqa: PLW0603 - see _writer
+    global _default  # noqa: PLW0603 - see default_writer
     with _lock:
         writer = _default
     if writer is not None:
@@ -139,7 +139,7 @@ def shutdown(timeout: float | None = None) -> None:
 
 
 def _forget_in_child() -> None:
-    global _default, _lock  # noqa: PLW0603 - see _writer
+    global _default, _lock  # noqa: PLW0603 - see default_writer
     _lock = threading.RLock()
     _default = None
 

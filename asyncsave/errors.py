@@ -31,7 +31,10 @@ class AsyncSaveError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by attributes: subclasses take other arguments than ``args``."""
-        return (_rebuild, (type(self), self.args, self.__dict__))
+        state = dict(self.__dict__)
+        if isinstance(self, OSError):  # which keeps these two elsewhere
+            state |= {"errno": self.errno, "filename": self.filename}
+        return (_rebuild, (type(self), self.args, state))
 
 
 def _rebuild(cls: type[AsyncSaveError], args: tuple[Any, ...], state: dict[str, Any]) -> AsyncSaveError:
@@ -54,7 +57,7 @@ class StagingError(AsyncSaveError):
 
 
 class QueueFullError(AsyncSaveError, queue.Full):
-    """``on_busy="raise"`` and every slot holds a save that is not durable yet."""
+    """``on_busy="raise"`` and every slot is taken, or waiting for one would be waiting for oneself."""
 
 
 class WriterClosedError(AsyncSaveError, RuntimeError):
@@ -93,7 +96,7 @@ class SaveError(AsyncSaveError, OSError):
         outcome: str = "not_committed",
     ) -> None:
         super().__init__(message)
-        self.path = path
+        self.path = self.filename = path
         self.phase = phase
         self.errno = errno
         self.outcome = outcome
@@ -101,10 +104,6 @@ class SaveError(AsyncSaveError, OSError):
     def __str__(self) -> str:
         """Return the message as it was given, without OSError's own layout."""
         return str(self.args[0])
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle ``errno`` too, which OSError keeps outside ``__dict__``."""
-        return (_rebuild, (type(self), self.args, {**self.__dict__, "errno": self.errno}))
 
     @classmethod
     def of(cls, error: OSError, *, path: str, phase: str, outcome: str = "not_committed") -> SaveError:
@@ -130,6 +129,7 @@ _REMEDIES = {
     _errno.EACCES: " Check the permissions of the folder.",
     _errno.ENOENT: " Make the folder first: asyncsave never makes folders by itself.",
     _errno.ENAMETOOLONG: " Choose a shorter name.",
+    _errno.EBUSY: " The target is a mount point (a file mounted into a container?): save beside it.",
     _errno.EIO: " The disk reported an error: check its health before trusting it.",
 }
 
@@ -150,6 +150,10 @@ class LoadError(AsyncSaveError):
 
 class CheckpointNotFoundError(LoadError, FileNotFoundError):
     """There is no such file."""
+
+    def __init__(self, message: str, *, path: str) -> None:
+        super().__init__(message, path=path)
+        self.errno, self.filename = _errno.ENOENT, path
 
     def __str__(self) -> str:
         """Return the message as it was given, without OSError's own layout."""

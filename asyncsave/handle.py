@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Generator
 from typing import Any, Literal
 
+from asyncsave.errors import AsyncSaveError
 from asyncsave.result import SaveResult
 
 __all__ = ["Moment", "SaveHandle", "Status"]
@@ -88,6 +89,7 @@ class SaveHandle(concurrent.futures.Future[SaveResult]):
         self._phases: dict[str, float] = {}
         self.read = False
         self._on_cancel: Callable[[], None] | None = None
+        self._on_writing_thread: Callable[[], bool] = lambda: False
 
     def __repr__(self) -> str:
         """Show path, status and progress."""
@@ -121,8 +123,10 @@ class SaveHandle(concurrent.futures.Future[SaveResult]):
             SaveError: It failed; what was at the path before is untouched, unless the error's
                 ``outcome`` says otherwise.
             concurrent.futures.CancelledError: It was cancelled, skipped or replaced.
-            TimeoutError: It has not ended after ``timeout`` seconds; it goes on.
+            concurrent.futures.TimeoutError: It has not ended after ``timeout`` seconds; it goes on.
+            AsyncSaveError: A done callback asks for a save of the same writer that has not ended.
         """
+        self._forbid_waiting_for_oneself()
         try:
             return super().result(timeout)
         except BaseException as error:
@@ -131,6 +135,7 @@ class SaveHandle(concurrent.futures.Future[SaveResult]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Block until the save has ended; return its error, or None."""
+        self._forbid_waiting_for_oneself()
         error = super().exception(timeout)
         self._note_read(error)
         return error
@@ -157,6 +162,11 @@ class SaveHandle(concurrent.futures.Future[SaveResult]):
         yield from waiter
         return self.result()
 
+    def _forbid_waiting_for_oneself(self) -> None:
+        if not self.done() and self._on_writing_thread():
+            message = "a done callback cannot wait for a save of the same writer: it runs on the thread that writes it"
+            raise AsyncSaveError(message)
+
     def _note_read(self, error: BaseException | None) -> None:
         if error is not None and error is self._exception:
             self.read = True
@@ -182,8 +192,15 @@ class SaveHandle(concurrent.futures.Future[SaveResult]):
         """Show these timings from now on; they are filled as the phases end."""
         self._phases = phases
 
-    def queue(self, nbytes: int, on_cancel: Callable[[], None]) -> None:
-        """Say that the state is staged; ``on_cancel`` is called if the save is withdrawn."""
+    def queue(self, nbytes: int, on_cancel: Callable[[], None], on_writing_thread: Callable[[], bool]) -> None:
+        """Say that the state is staged.
+
+        Args:
+            nbytes: Size of the file.
+            on_cancel: Called if the save is withdrawn.
+            on_writing_thread: Tells whether the caller is the thread that has to write the save.
+        """
+        self._on_writing_thread = on_writing_thread
         self._nbytes = nbytes
         self._on_cancel = on_cancel
         self._status = "queued"
@@ -204,14 +221,18 @@ class SaveHandle(concurrent.futures.Future[SaveResult]):
             self._written += nbytes
 
     def finish(self, result: SaveResult) -> None:
-        """Resolve with a result."""
+        """Resolve with a result; the first word stands."""
+        if self.done():
+            return
         self._status = "durable" if result.durable else "written"
         self._phases = result.timings
         self.durable.settle(happened=result.durable)
         self.set_result(result)
 
     def fail(self, error: BaseException) -> None:
-        """Resolve with an error."""
+        """Resolve with an error; the first word stands."""
+        if self.done():
+            return
         self._status = "failed"
         self.durable.settle(happened=False)
         self.staged.settle(happened=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import threading
 
 from asyncsave.handle import SaveHandle
@@ -13,7 +14,11 @@ _KEPT = 100
 
 
 class Ledger:
-    """Handles, from the moment they are queued. Any thread may call any method."""
+    """Handles, from the moment they are queued. Any thread may call any method.
+
+    Every change is one step of a list, so none takes a lock: the thread that writes must not wait for
+    code that a signal handler has interrupted. :attr:`lock` is for who hands saves over in order.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -23,32 +28,30 @@ class Ledger:
     @property
     def in_flight(self) -> list[SaveHandle]:
         """The saves that have not ended, oldest first."""
-        with self.lock:
-            return list(self._in_flight)
+        return list(self._in_flight)
 
     def enter(self, handle: SaveHandle) -> None:
         """Add a save."""
-        with self.lock:
-            self._in_flight.append(handle)
+        self._in_flight.append(handle)
 
     def leave(self, handle: SaveHandle) -> None:
         """Strike off a save that has ended."""
-        with self.lock:
-            if handle in self._in_flight:
-                self._in_flight.remove(handle)
+        with contextlib.suppress(ValueError):
+            self._in_flight.remove(handle)
 
     def blame(self, handle: SaveHandle) -> None:
-        """Keep a save that is about to fail until somebody has read its error; of many, the first ones.
-
-        Without the lock, which a thread may hold that a signal handler has made wait for this save.
-        """
+        """Keep a save that is about to fail until somebody has read its error; of many, the first ones."""
+        for other in list(self._failed):
+            if other.read:
+                with contextlib.suppress(ValueError):
+                    self._failed.remove(other)
         if len(self._failed) < _KEPT:
             self._failed.append(handle)
 
     def next_unread(self) -> BaseException | None:
         """Take the oldest error that nobody has looked at, and count it as read."""
-        with self.lock:
-            while self._failed:
+        with contextlib.suppress(IndexError):
+            while True:
                 handle = self._failed.pop(0)
                 if not handle.read:
                     return handle.exception()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import logging
 import multiprocessing
 import multiprocessing.util
@@ -68,7 +69,12 @@ class _ExitCode:
     interpreter tears the modules down: standard output is flushed by then, no handler is left.
     """
 
+    def __init__(self) -> None:
+        # What C libraries have printed and not flushed; Python's own modules are gone by then.
+        self._flush = ctypes.CDLL(None).fflush
+
     def __del__(self) -> None:
+        self._flush(None)
         os._exit(1)
 
 
@@ -89,8 +95,10 @@ def _at_exit() -> None:
     try:
         for owner in list(_open.values()):
             clean = owner._drain_at_exit() and clean  # noqa: SLF001 - Owner is ours
-    except BaseException:
+    except KeyboardInterrupt:
         _log.critical("interrupted while waiting for the last saves: they may be lost")
+        clean = False
+    except BaseException:
         clean = False
         raise
     finally:

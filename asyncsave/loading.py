@@ -199,6 +199,8 @@ def _refused(path: str, error: Exception, *, weights_only: bool) -> LoadError:
             " If you made this file yourself, load it with weights_only=False, or allow the types it "
             "names with torch.serialization.add_safe_globals."
         )
+        if "Unsupported operand" in str(error):
+            remedy = " It was written in another pickle protocol than 2: weights_only=False reads it, if you trust it."
     # torch.load wraps its reason in advice of its own, with a terminal's escape codes.
     reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip().partition("\n\n")[0]
     return LoadError(f"cannot rebuild the object in {path!r}: {type(error).__name__}: {reason}.{remedy}", path=path)

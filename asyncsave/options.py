@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 from typing import Any, get_args
 
 from asyncsave.errors import OptionError
 
-__all__ = ["at_least", "one_of", "seconds"]
+__all__ = ["at_least", "file_path", "one_of", "pickler", "seconds", "yes_or_no"]
 
 
 def at_least(name: str, value: object, minimum: int) -> None:
@@ -20,6 +22,19 @@ def at_least(name: str, value: object, minimum: int) -> None:
         raise OptionError(message)
 
 
+def file_path(f: object) -> str:
+    """Return a path as text.
+
+    Raises:
+        OptionError: It is no path.
+    """
+    path = os.fspath(f) if isinstance(f, (str, os.PathLike)) else f
+    if not isinstance(path, str):
+        message = f"expected a path (str or os.PathLike), not {type(f).__name__}"
+        raise OptionError(message)
+    return path
+
+
 def seconds(name: str, value: object) -> None:
     """Refuse everything but a length of time in seconds.
 
@@ -28,6 +43,31 @@ def seconds(name: str, value: object) -> None:
     """
     if not isinstance(value, (int, float)) or not value >= 0:
         message = f"{name} must be a number of seconds, at least 0, not {value!r}"
+        raise OptionError(message)
+
+
+def yes_or_no(name: str, value: object) -> None:
+    """Refuse everything but True and False.
+
+    Raises:
+        OptionError: It is something else.
+    """
+    if not isinstance(value, bool):
+        message = f"{name} must be True or False, not {value!r}"
+        raise OptionError(message)
+
+
+def pickler(module: object, protocol: object) -> None:
+    """Refuse what cannot pickle.
+
+    Raises:
+        OptionError: The module has no ``Pickler``, or there is no such protocol.
+    """
+    if not callable(getattr(module, "Pickler", None)):
+        message = f"pickle_module must have a Pickler, as pickle has; {module!r} has none"
+        raise OptionError(message)
+    if not isinstance(protocol, int) or not -1 <= protocol <= pickle.HIGHEST_PROTOCOL:
+        message = f"pickle_protocol must be a number up to {pickle.HIGHEST_PROTOCOL}, not {protocol!r}"
         raise OptionError(message)
 
 

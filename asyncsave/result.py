@@ -34,7 +34,9 @@ class Problem:
 
     Attributes:
         record: Name of the damaged record (``"data/7"``), or None for the container.
-        kind: ``"checksum"``, ``"container"``, or ``"no checksums"``.
+        kind: ``"checksum"``: a record's bytes changed; ``"container"``: the file is truncated, or what
+            lies around the records changed; ``"no checksums"``: it cannot be told; ``"foreign"``: this
+            is no checkpoint.
         expected: What should be there.
         found: What is there.
     """

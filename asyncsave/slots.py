@@ -22,15 +22,20 @@ class Slot:
 
     def __init__(self) -> None:
         self.arena: Arena | None = None
+        self.reserved = 0
 
     @property
     def capacity(self) -> int:
-        """Bytes of its arena, 0 while it has none."""
-        return self.arena.capacity if self.arena else 0
+        """Bytes of its arena, or of the one that is being made."""
+        return self.arena.capacity if self.arena else self.reserved
 
 
 class Slots:
-    """A fixed number of slots, lent one at a time. The lock is re-entrant: a signal may save too.
+    """A fixed number of slots, lent one at a time.
+
+    Giving back takes no lock: the thread that writes must never wait for one which the code holds
+    that a signal handler has interrupted, and in which it waits for its own save. So who waits for a
+    slot may miss the notice, and looks again soon.
 
     Args:
         count: How many.
@@ -72,9 +77,12 @@ class Slots:
 
     def give_back(self, slot: Slot) -> None:
         """Make a slot free again. Its arena stays, for the next save."""
-        with self.changed:
-            self._free.append(slot)
-            self.changed.notify_all()
+        self._free.append(slot)
+        if self.changed.acquire(blocking=False):
+            try:
+                self.changed.notify_all()
+            finally:
+                self.changed.release()
 
     def equip(self, slot: Slot, nbytes: int, *, wait: Callable[[], bool]) -> Arena | None:
         """Give a taken slot an arena of at least ``nbytes`` bytes.
@@ -102,45 +110,60 @@ class Slots:
         if slot.arena is not None:
             slot.arena.close()
             slot.arena = None
-        while (short := self._short_of(nbytes)) is not None:
-            with self.changed:  # both looks under one lock, or a save that ends between them is missed
-                if self._drop_idle():
-                    continue
-                lent = (other for other in self._all if other is not slot and other not in self._free)
-                others_hold_memory = any(other.arena is not None for other in lent)
-            if not others_hold_memory:
-                message = (
-                    f"the state needs {nbytes:,} bytes of host memory, {short:,} are free on this "
-                    "machine (or in this container). Free some, or save less"
-                )
-                raise StagingError(message)
-            if not wait():
+        while (idle := self._reserve(slot, nbytes)) is not None:
+            if idle:
+                for other in idle:
+                    other.close()
+            elif not wait():
                 return None
         try:
             slot.arena = Arena(nbytes, self._workers, room=self._budget is None)
         except (OSError, MemoryError, ValueError, OverflowError) as error:
             message = f"the system refused {nbytes:,} bytes of host memory: {error}"
             raise StagingError(message) from error
+        finally:
+            slot.reserved = 0
         return slot.arena
 
-    def _short_of(self, nbytes: int) -> int | None:
-        """Return what is free if that is too little; None if ``nbytes`` bytes can be taken now."""
-        if self._budget is not None and self.allocated + nbytes > self._budget:
-            return self._budget - self.allocated
-        free = headroom()
-        return free if free < nbytes else None
+    def _reserve(self, slot: Slot, nbytes: int) -> list[Arena] | None:
+        """Reserve memory for a slot, under one lock with the look at what there is.
 
-    def _drop_idle(self) -> bool:
-        """Close the arena of one free slot; False if there is none."""
+        Returns:
+            None if it is reserved. Otherwise the idle arenas that are to be closed first, or nothing
+            but an empty list if other saves must end first.
+
+        Raises:
+            StagingError: Nobody else holds memory that could become free.
+        """
         with self.changed:
-            for slot in self._free:
-                if slot.arena is not None:
-                    slot.arena.close()
-                    slot.arena = None
-                    return True
-        return False
+            free = self._room()
+            if free >= nbytes:
+                slot.reserved = nbytes
+                return None
+            idle = [arena for other in list(self._free) if (arena := other.arena) is not None]
+            for other in list(self._free):
+                other.arena = None
+            if idle:
+                return idle
+            if any(other.capacity for other in self._all if other is not slot):
+                return []
+        message = (
+            f"the state needs {nbytes:,} bytes of host memory, {free:,} are free on this "
+            "machine (or in this container). Free some, or save less"
+        )
+        raise StagingError(message)
+
+    def _room(self) -> int:
+        """Return how many bytes may be taken, less what is reserved already."""
+        room = headroom() - sum(slot.reserved for slot in self._all)
+        if self._budget is not None:
+            room = min(room, self._budget - self.allocated)
+        return max(0, room)
 
     def close(self) -> None:
         """Give all memory of the free slots back."""
-        while self._drop_idle():
-            pass
+        with self.changed:
+            for slot in list(self._free):
+                if slot.arena is not None:
+                    slot.arena.close()
+                    slot.arena = None

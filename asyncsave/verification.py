@@ -8,6 +8,7 @@ from asyncsave import pending
 from asyncsave.cores import cores
 from asyncsave.errors import CorruptCheckpointError, LoadError
 from asyncsave.image.index import Index, is_zip, read_index
+from asyncsave.options import file_path
 from asyncsave.reading import Scan, scan
 from asyncsave.result import Problem, VerifyReport
 from asyncsave.storage.source import Source, open_source
@@ -32,9 +33,10 @@ def verify(f: str | os.PathLike[str]) -> VerifyReport:
 
     Raises:
         CheckpointNotFoundError: There is no such file.
+        OptionError: ``f`` is no path.
         LoadError: It cannot be read at all (a folder, no permission, a failing disk).
     """
-    path = os.fspath(f)
+    path = file_path(f)
     pending.wait_for(path)
     with open_source(path) as source:
         return check(source)[0]
@@ -52,12 +54,14 @@ def check(source: Source) -> tuple[VerifyReport, int]:
     except CorruptCheckpointError as error:
         trouble = Problem(error.record, "container", error.expected, error.found)
     except LoadError as error:
-        trouble = Problem(None, "container", "stored records", str(error))
+        trouble = Problem(None, "foreign", "a checkpoint's records", str(error))
     workers = Workers(min(4, cores()), "asyncsave-verify")
     try:
         found = scan(source, index, workers)
     finally:
         workers.close()
+    if trouble is None and "data.pkl" not in found.records:
+        trouble = Problem(None, "foreign", "a record data.pkl", "none")
     problems = [trouble] if trouble else _problems(index, found)
     nbytes, records = source.nbytes, len(index.entries)
     report = VerifyReport(source.path, not problems, nbytes, records, tuple(problems))
@@ -81,8 +85,8 @@ def _problems(index: Index, found: Scan) -> list[Problem]:
 
 def _not_a_zip(source: Source) -> Problem:
     if not source.nbytes:
-        return Problem(None, "container", "a checkpoint", "an empty file")
+        return Problem(None, "foreign", "a checkpoint", "an empty file")
     head = source.read(0, min(4, source.nbytes))
     if head[:1] == b"\x80":
         return Problem(None, "no checksums", "a CRC-32 for each record", "torch.save's legacy format")
-    return Problem(None, "container", repr(b"PK\x03\x04"), repr(head))
+    return Problem(None, "foreign", repr(b"PK\x03\x04"), repr(head))

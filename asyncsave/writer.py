@@ -12,26 +12,27 @@ import logging
 import os
 import pickle
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Literal
 
 from asyncsave import lifecycle, pending
 from asyncsave.admission import Admission, OnBusy
-from asyncsave.backends.thread import Order, ThreadBackend
+from asyncsave.backends.thread import ThreadBackend
 from asyncsave.cores import cores
 from asyncsave.errors import (
     AsyncSaveError,
-    SaveError,
     StagingError,
     WriterClosedError,
 )
 from asyncsave.handle import SaveHandle
+from asyncsave.image.layout import Layout
 from asyncsave.ledger import Ledger
 from asyncsave.notices import advise
-from asyncsave.options import at_least, one_of, seconds
+from asyncsave.options import at_least, one_of, pickler, seconds, yes_or_no
 from asyncsave.persist import Job
-from asyncsave.result import SaveResult
 from asyncsave.slots import Slot, Slots
+from asyncsave.staging.arena import Arena
 from asyncsave.staging.capture import Captured, capture
 from asyncsave.staging.copying import synchronize
 from asyncsave.staging.stage import collector_paused, fill, layout_of
@@ -39,6 +40,7 @@ from asyncsave.stats import Tally, WriterStats
 from asyncsave.storage.sink import Sink, check_sink, sink_name
 from asyncsave.storage.system import System
 from asyncsave.storage.target import Target, resolve
+from asyncsave.transit import Transit
 from asyncsave.workers import Workers
 
 __all__ = ["OnBusy", "OnError", "Writer"]
@@ -94,6 +96,7 @@ class Writer:
         one_of("on_busy", on_busy, OnBusy)
         one_of("on_error", on_error, OnError)
         seconds("exit_timeout", exit_timeout)
+        yes_or_no("durable", durable)
         self.on_busy: OnBusy = on_busy
         self.durable = durable
         self._on_error = on_error
@@ -209,20 +212,46 @@ class Writer:
             WriterClosedError: The writer is closed, or comes from the other side of a fork.
             OptionError: An argument makes no sense.
         """
+        return self.save_if_wanted(
+            obj, f, pickle_module, pickle_protocol, on_busy=on_busy, compact=compact, wanted=lambda: None
+        )
+
+    def save_if_wanted(
+        self,
+        obj: object,
+        f: str | os.PathLike[str] | Sink,
+        pickle_module: Any,
+        pickle_protocol: int,
+        *,
+        on_busy: OnBusy | None,
+        compact: bool,
+        wanted: Callable[[], None],
+    ) -> SaveHandle:
+        """Do what :meth:`save` does, for a caller who may think better of it while it waits.
+
+        All arguments are those of :meth:`save`, but for ``wanted``, which is called after every wait, and
+        last before the save is queued; it raises if the save is not wanted any more.
+        """
         started = time.perf_counter()
         self._check_open()
         policy = self.on_busy if on_busy is None else on_busy
         one_of("on_busy", policy, OnBusy)
+        pickler(pickle_module, pickle_protocol)
         target, path = _destination(f)
         if self._on_error == "raise":
             self.check_errors()
         handle = SaveHandle(path)
-        slot = self._admission.take(policy, self._check_open)
+
+        def go_on() -> None:
+            self._check_open()
+            wanted()
+
+        slot = self._admission.take(policy, go_on)
         if slot is None:
             return self._skip(handle)
-        timings = {"wait": time.perf_counter() - started}
-        handle.measure(timings)
         try:
+            timings = {"wait": time.perf_counter() - started}
+            handle.measure(timings)
             with self._admission.staging():
                 with collector_paused():
                     captured = _captured(obj, pickle_module, pickle_protocol, compact=compact)
@@ -235,9 +264,10 @@ class Writer:
                     self._slots.give_back(slot)
                     return self._skip(handle)
                 with collector_paused():
-                    crcs = fill(captured, layout, arena, self._copiers)
+                    crcs = _filled(captured, layout, arena, self._copiers)
             timings["stage"] = time.perf_counter() - started - timings["wait"] - timings["capture"]
             job = Job(arena.view, layout, crcs, target, path, self.durable, timings, started)
+            wanted()
         except BaseException:
             self._slots.give_back(slot)
             raise
@@ -255,7 +285,7 @@ class Writer:
             TimeoutError: Some have not ended after ``timeout`` seconds; they go on.
             SaveError: A save failed.
         """
-        self._forbid_in_callbacks()
+        self._forbid_in_callbacks(timeout)
         self._ledger.wait(timeout)
         if self._on_error == "raise":
             self.check_errors()
@@ -275,7 +305,7 @@ class Writer:
             TimeoutError: Some saves have not ended after ``timeout`` seconds. They go on; call again.
             SaveError: A save failed, and nobody has read that. Further ones are logged.
         """
-        self._forbid_in_callbacks()
+        self._forbid_in_callbacks(timeout)
         with self._ledger.lock:  # a save that is being staged is queued before, or refused
             self._closed = True
         self._ledger.wait(timeout)
@@ -292,7 +322,9 @@ class Writer:
         self._copiers.close()
         self._slots.close()
 
-    def _forbid_in_callbacks(self) -> None:
+    def _forbid_in_callbacks(self, timeout: float | None) -> None:
+        if timeout is not None:
+            seconds("timeout", timeout)
         if self._backend.is_current_thread() and self._ledger.in_flight:
             message = "flush() and close() cannot be called from a done callback: they would wait for it"
             raise AsyncSaveError(message)
@@ -308,48 +340,44 @@ class Writer:
         return handle
 
     def _enqueue(self, handle: SaveHandle, job: Job, slot: Slot) -> None:
-        queued = time.perf_counter()
-
-        def begin() -> bool:
-            if not handle.begin():
-                return False
-            job.timings["queue"] = time.perf_counter() - queued
-            return True
-
-        def withdrawn() -> None:
-            self._tally.count("replaced" if handle.status == "replaced" else "cancelled")
-            self._slots.give_back(slot)
-            self._ledger.leave(handle)
-
-        def finish(result: SaveResult) -> None:
-            self._tally.count("saved", result.nbytes)
-            self._slots.give_back(slot)
-            handle.finish(result)
-            self._ledger.leave(handle)
-            _log.debug("saved %s: %d bytes, %s", result.path, result.nbytes, result.timings)
-
-        def fail(error: BaseException) -> None:
-            self._tally.count("failed")
-            if self._on_error == "log":
-                _log.error("%s", error)
-            self._ledger.blame(handle)
-            self._slots.give_back(slot)
-            handle.fail(_described(error, job.path))
-            self._ledger.leave(handle)
-
+        transit = Transit(
+            job,
+            handle,
+            slot,
+            slots=self._slots,
+            ledger=self._ledger,
+            tally=self._tally,
+            logs_errors=self._on_error == "log",
+        )
         with self._ledger.lock:
-            if self._closed:
-                self._slots.give_back(slot)
+            try:
                 self._check_open()
-            handle.queue(job.layout.nbytes, withdrawn)
-            if isinstance(job.target, Target):
-                job.after = pending.enter(job.target.real, handle, owner=self)
-            self._backend.submit(Order(job, begin, handle.advance, finish, fail))
-            # Entered last: a signal handler in between must not wait for what only this code can submit.
-            if not handle.done():
+                handle.queue(job.layout.nbytes, transit.withdrawn, self._backend.is_current_thread)
+                if isinstance(job.target, Target):
+                    job.after = pending.enter(job.target.real, handle, owner=self)
+                self._backend.submit(transit)
+                # Entered last: a signal handler must not wait for what only this code can submit.
                 self._ledger.enter(handle)
+                if handle.done():
+                    self._ledger.leave(handle)
+            except BaseException:
+                if not handle.withdraw("cancelled") and handle.status == "staging":
+                    self._slots.give_back(slot)
+                raise
 
     def _drain_at_exit(self) -> bool:
+        if not self._wait_at_exit():
+            return False
+        self._backend.close()  # from here on whoever saves writes himself
+        if not self._wait_at_exit():
+            return False
+        clean = True
+        while (error := self._ledger.next_unread()) is not None:
+            _log.critical("a save failed, and nobody has read that: %s", error)
+            clean = False
+        return clean
+
+    def _wait_at_exit(self) -> bool:
         deadline = time.monotonic() + self._exit_timeout
         while late := self._ledger.in_flight:
             left = deadline - time.monotonic()
@@ -362,12 +390,7 @@ class Writer:
                 time.sleep(_CALLBACKS)  # a callback of the last one is still running
             if left > _SAY_EVERY and (late := self._ledger.in_flight):
                 _log.warning("exit waits for %d save(s): %s", len(late), late)
-        self._backend.close()
-        clean = True
-        while (error := self._ledger.next_unread()) is not None:
-            _log.critical("a save failed, and nobody has read that: %s", error)
-            clean = False
-        return clean
+        return True
 
     def _orphan_in_child(self) -> None:
         self._closed = True
@@ -393,11 +416,9 @@ def _captured(obj: object, pickle_module: Any, protocol: int, *, compact: bool) 
     return captured
 
 
-def _described(error: BaseException, path: str) -> BaseException:
-    """Make an unforeseen error one of ours; the cause stays chained."""
-    if isinstance(error, AsyncSaveError):
-        return error
-    cause = error if isinstance(error, OSError) else OSError(None, f"{type(error).__name__}: {error}")
-    described = SaveError.of(cause, path=path, phase="write")
-    described.__cause__ = error
-    return described
+def _filled(captured: Captured, layout: Layout, arena: Arena, workers: Workers) -> list[int | None]:
+    try:
+        return fill(captured, layout, arena, workers)
+    except Exception as error:
+        message = f"cannot copy the state: {type(error).__name__}: {error}. Nothing was written"
+        raise StagingError(message) from error

@@ -128,7 +128,7 @@ def test_the_loop_ticks_while_saves_wait(tmp_path, open_writer, monkeypatch):
 
 
 def test_cancelled_while_staging(tmp_path, open_writer, monkeypatch):
-    """A save that is cancelled while it is staged is withdrawn; its slot is free, the next one works."""
+    """A save that is cancelled while it is staged ends when its copy has, and is not queued; the next one works."""
     gate = Gated("allocate")
     writer = open_writer(system=gate)
     staging, go, fill = threading.Event(), threading.Event(), writer_module.fill
@@ -145,16 +145,62 @@ def test_cancelled_while_staging(tmp_path, open_writer, monkeypatch):
         second = asyncio.ensure_future(aio.save(state(2), tmp_path / "2", writer=writer))
         await asyncio.to_thread(staging.wait, PATIENCE)
         second.cancel()
+        await ticks(100)
+        assert not second.done(), "the state is still being copied: the cancellation must not arrive yet"
+        go.set()
         with pytest.raises(asyncio.CancelledError):
             await second
-        go.set()
         third = asyncio.ensure_future(aio.save(state(3), tmp_path / "3", writer=writer))
-        await until(lambda: writer.stats.cancelled)
         gate.release()
         await asyncio.gather(first, third)
 
     asyncio.run(main())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "3"]
+
+
+def test_cancelled_while_waiting_for_a_slot(tmp_path, open_writer):
+    """A save that waits for a slot is not made any more once it is cancelled."""
+    gate = Gated("allocate")
+    writer = open_writer(max_pending=1, system=gate)
+
+    async def main():
+        first = asyncio.ensure_future(aio.save(state(1), tmp_path / "1", writer=writer))
+        await arrival(gate)
+        second = asyncio.ensure_future(aio.save(state(2), tmp_path / "2", writer=writer))
+        await ticks(100)
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        gate.release()
+        await first
+
+    asyncio.run(main())
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+def test_error_met_by_a_cancelled_save_is_said(tmp_path, open_writer, caplog, monkeypatch):
+    """What a save that nobody awaits any more was told is logged, not lost."""
+    writer = open_writer()
+    staging, go = threading.Event(), threading.Event()
+
+    def broken(*_):
+        staging.set()
+        assert go.wait(PATIENCE)
+        raise ZeroDivisionError("broken while it was copied")
+
+    monkeypatch.setattr(writer_module, "fill", broken)
+
+    async def main():
+        save = asyncio.ensure_future(aio.save(state(1), tmp_path / "1", writer=writer))
+        await asyncio.to_thread(staging.wait, PATIENCE)
+        save.cancel()
+        await ticks(10)
+        go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await save
+
+    asyncio.run(main())
+    assert "broken while it was copied" in caplog.text
 
 
 def test_cancelled_while_queued_and_while_written(tmp_path, open_writer):

@@ -14,6 +14,7 @@ from gates import Failing, Gated
 import asyncsave
 from asyncsave import SaveError
 from asyncsave.handle import Moment, SaveHandle
+from asyncsave.storage.blocks import BLOCK
 
 PATIENCE = 30.0
 STATE = {"x": torch.arange(1000.0)}
@@ -88,12 +89,12 @@ def test_progress_advances_by_blocks(open_writer, tmp_path):
     """While a large file is written, its progress lies between none and all."""
     gate = Gated("pwrite")
     writer = open_writer(threads=1, system=gate)
-    handle = writer.save({"x": torch.zeros(10 << 20)}, tmp_path / "1")
+    handle = writer.save({"x": torch.zeros(20 << 20)}, tmp_path / "1")
     gate.arrival()
     gate.pass_one()
     gate.arrival()
     done, total = handle.progress
-    assert done == 16 << 20 < total
+    assert done == BLOCK < total
     gate.release()
     handle.result(PATIENCE)
 

@@ -18,7 +18,7 @@ LAYERS: list[tuple[str, set[str]]] = [
     ("what is on disk", {"loading", "verification"}),
     (
         "the queue and its ends",
-        {"admission", "handle", "ledger", "lifecycle", "notices", "options", "slots", "stats"},
+        {"admission", "handle", "ledger", "lifecycle", "notices", "options", "slots", "stats", "transit"},
     ),
     ("who works in the background", {"backends"}),
     ("whole checkpoints, as bytes", {"persist", "reading"}),

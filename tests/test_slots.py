@@ -11,6 +11,7 @@ import torch
 from gates import Gated
 
 from asyncsave import QueueFullError, StagingError
+from asyncsave import slots as slots_module
 from asyncsave.slots import Slots
 from asyncsave.workers import Workers
 
@@ -204,30 +205,50 @@ def test_the_budget_is_kept(open_writer, tmp_path):
 
 
 def test_a_save_that_ends_while_another_looks_for_memory(make_slots, machine):
-    """An arena that becomes idle between two looks is noticed: nothing is refused while it is there."""
+    """An arena that becomes idle in the middle of a look is noticed: nothing is refused while it is there."""
     slots = make_slots(2)
     other, mine = slots.take(), slots.take()
     slots.equip(other, MIB, wait=never)
     machine[0] = 0
-    drop, threads = slots._drop_idle, []
+    look, ended = slots._room, []
 
-    def end():
-        slots.give_back(other)
-        machine[0] = 1 << 40
+    def look_while_the_other_ends():
+        found = look()
+        if not ended:
+            ended.append(threading.Thread(target=slots.give_back, args=(other,)))
+            ended[0].start()
+            ended[0].join(PATIENCE)
+            machine[0] = 1 << 40
+        return found
 
-    def drop_and_let_the_other_end():
-        dropped = drop()
-        if not threads:
-            threads.append(threading.Thread(target=end))
-            threads[0].start()
-            threads[0].join(0.2)
-        return dropped
-
-    def wait():
-        threads[0].join(PATIENCE)
-        return True
-
-    slots._drop_idle = drop_and_let_the_other_end
-    assert slots.equip(mine, MIB, wait=wait) is not None
-    slots._drop_idle = drop
+    slots._room = look_while_the_other_ends
+    assert slots.equip(mine, MIB, wait=never) is not None
+    assert other.arena is None
     slots.give_back(mine)
+
+
+def test_two_threads_do_not_share_a_budget_twice(monkeypatch):
+    """What one thread is about to allocate is not there for another: the second waits, and nothing is exceeded."""
+    workers = Workers(1, "test")
+    slots = Slots(2, 3 * MIB, workers)
+    first, second = slots.take(), slots.take()
+    allocating, go = threading.Event(), threading.Event()
+    real = slots_module.Arena
+
+    def slow(*args, **kwargs):
+        allocating.set()
+        assert go.wait(PATIENCE)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(slots_module, "Arena", slow)
+    thread = threading.Thread(target=lambda: slots.equip(first, 2 * MIB, wait=never))
+    thread.start()
+    assert allocating.wait(PATIENCE)
+    assert slots.equip(second, 2 * MIB, wait=lambda: False) is None
+    go.set()
+    thread.join(PATIENCE)
+    assert slots.allocated <= 3 * MIB
+    for slot in (first, second):
+        slots.give_back(slot)
+    slots.close()
+    workers.close()

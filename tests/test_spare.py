@@ -12,25 +12,25 @@ from gates import Failing, Recording
 
 import asyncsave
 from asyncsave.storage import replacement
+from asyncsave.storage.mounts import file_system
 from asyncsave.storage.replacement import Replacement
-from asyncsave.storage.spare import Spares
+from asyncsave.storage.spare import _TRUSTED, Spares
 from asyncsave.storage.system import System
 from asyncsave.storage.target import resolve
 
 
 @pytest.fixture(autouse=True)
-def _small_files_count(monkeypatch):
-    """Let files of a page be worth keeping."""
+def _small_files_count(monkeypatch, tmp_path):
+    """Let files of a page be worth keeping; skip where nothing is kept at all."""
+    if (kind := file_system(str(tmp_path))[0]) not in _TRUSTED:
+        pytest.skip(f"spares are kept on {sorted(_TRUSTED)} only, this is {kind or 'unknown'}")
     monkeypatch.setattr(replacement, "SPARE_FROM", 4096)
 
 
 @pytest.fixture
 def system():
-    """Return a system that can do all that spares need, or skip."""
-    probe = System()
-    if not hasattr(os, "O_DIRECT"):
-        pytest.skip("spares need Linux: leases, and the exchange of two names")
-    return probe
+    """Return the operating system."""
+    return System()
 
 
 @pytest.fixture
@@ -243,3 +243,50 @@ def test_writer_keeps_one_and_removes_it_when_closed(tmp_path):
         assert asyncsave.verify(path).ok
     assert not list(tmp_path.glob(".asyncsave-*.tmp"))
     assert asyncsave.load(path)["step"] == 4
+
+
+@pytest.mark.parametrize("kind", ["overlay", "tmpfs", "nfs4", "fuse.sshfs", ""])
+def test_no_spare_where_a_lease_says_too_little(monkeypatch, tmp_path, kind):
+    """On an overlay a mapping holds the file below, over a network others are not seen: nothing is kept."""
+    monkeypatch.setattr("asyncsave.storage.spare.file_system", lambda _: (kind, ""))
+    shelf = Spares(System())
+    path = tmp_path / "ckpt.pt"
+    for letter in "ab":
+        _put(System(), shelf, path, _pages(letter))
+    assert not list(tmp_path.glob(".asyncsave-*.tmp"))
+    shelf.close()
+
+
+def test_renamed_folder_keeps_nothing_of_ours(system, spares, tmp_path):
+    """A spare is its folder's, not its path's: a new folder of the same name starts afresh."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for letter in "ab":
+        _put(system, spares, folder / "ckpt.pt", _pages(letter))
+    folder.rename(tmp_path / "moved")
+    folder.mkdir()
+    for letter in "cd":
+        _put(system, spares, folder / "ckpt.pt", _pages(letter))
+    spares.close()
+    assert (tmp_path / "moved" / "ckpt.pt").read_bytes() == _pages("b")
+    assert not list(tmp_path.rglob(".asyncsave-*.tmp"))
+
+
+def test_full_disk_takes_the_spare_of_another_folder(tmp_path):
+    """The space that a spare holds is anybody's who needs it, in whatever folder."""
+    shelf = Spares(System())
+    for name in ("last", "best"):
+        (tmp_path / name).mkdir()
+    for letter in "ab":
+        _put(System(), shelf, tmp_path / "last" / "ckpt.pt", _pages(letter))
+    _put(Failing("allocate", errno.EDQUOT), shelf, tmp_path / "best" / "ckpt.pt", _pages("n"))
+    assert not list(tmp_path.rglob(".asyncsave-*.tmp"))
+
+
+def test_spare_is_nobody_elses_to_read(system, spares, tmp_path):
+    """What was replaced by something private does not stay readable under a temporary name."""
+    path = tmp_path / "ckpt.pt"
+    for letter in "ab":
+        _put(system, spares, path, _pages(letter))
+    (kept,) = tmp_path.glob(".asyncsave-*.tmp")
+    assert kept.stat().st_mode & 0o077 == 0

@@ -120,16 +120,16 @@ def _newer() -> bytes:
 
 
 OTHERS = {
-    "empty": (lambda: b"", "container", "an empty file"),
-    "text": (lambda: b"hello", "container", "b'hell'"),
-    "three bytes": (lambda: b"PK\x03", "container", "PK"),
+    "empty": (lambda: b"", "foreign", "an empty file"),
+    "text": (lambda: b"hello", "foreign", "b'hell'"),
+    "three bytes": (lambda: b"PK\x03", "foreign", "PK"),
     "only the beginning": (lambda: b"PK\x03\x04", "container", "4 bytes"),
-    "compressed": (_compressed, "container", "compressed"),
+    "compressed": (_compressed, "foreign", "compressed"),
     "legacy": (_legacy, "no checksums", "legacy format"),
     "a plain pickle": (lambda: pickle.dumps(1), "no checksums", "legacy format"),
     "without checksums": (_unchecked, "no checksums", "zeros"),
-    "newer": (_newer, "container", "version 9"),
-    "zeros": (lambda: bytes(20 << 20), "container", r"b'\x00"),
+    "newer": (_newer, "foreign", "version 9"),
+    "zeros": (lambda: bytes(20 << 20), "foreign", r"b'\x00"),
 }
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import traceback
-from collections.abc import Callable
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import Protocol
 
 from asyncsave import pending
 from asyncsave.persist import Job, persist
 from asyncsave.result import SaveResult
+from asyncsave.storage.replacement import FULL
 from asyncsave.storage.spare import Spares
 from asyncsave.storage.sweep import sweep
 from asyncsave.storage.system import System
@@ -20,22 +21,22 @@ from asyncsave.workers import Workers
 __all__ = ["Order", "ThreadBackend"]
 
 
-class Order(NamedTuple):
-    """A job, and what is to be told of it. All four are called on the writing thread.
-
-    Attributes:
-        job: What to store.
-        begin: Called first; False means that the save was withdrawn.
-        progress: Called with the bytes of each block.
-        finish: Called with the result.
-        fail: Called with the error; what the save had made is gone by then.
-    """
+class Order(Protocol):
+    """A job, and what is to be told of it, on the writing thread."""
 
     job: Job
-    begin: Callable[[], bool]
-    progress: Callable[[int], None]
-    finish: Callable[[SaveResult], None]
-    fail: Callable[[BaseException], None]
+
+    def begin(self) -> bool:
+        """Claim the job; False means that it was withdrawn."""
+
+    def progress(self, nbytes: int) -> None:
+        """Count written bytes; called on the workers' threads."""
+
+    def finish(self, result: SaveResult) -> None:
+        """Say that it is done."""
+
+    def fail(self, error: BaseException) -> None:
+        """Say that it failed, and that what it had made is gone."""
 
 
 class ThreadBackend:
@@ -55,41 +56,50 @@ class ThreadBackend:
         self._swept: set[str] = set()
         self._orders: SimpleQueue[Order | None] = SimpleQueue()
         self._workers = Workers(threads, "asyncsave-blocks")
-        self._thread: threading.Thread | None = threading.Thread(target=self._run, name="asyncsave-writer", daemon=True)
+        self._lock = threading.RLock()
+        self._writing = threading.Thread(target=self._run, name="asyncsave-writer", daemon=True)
+        self._takes_orders = True
         try:
-            self._thread.start()
+            self._writing.start()
         except RuntimeError:
             # The interpreter is shutting down and starts no thread: the caller writes.
-            self._thread = None
+            self._takes_orders = False
 
     def submit(self, order: Order) -> None:
-        """Take an order; return at once, or when it is done if there can be no thread any more."""
-        if self._thread is None:
-            self._work(order)
-        else:
-            self._orders.put(order)
+        """Take an order; return at once, or when it is done if the thread has ended."""
+        with self._lock:
+            if self._takes_orders:
+                self._orders.put(order)
+                return
+        self._join()
+        self._work(order)
 
     def close(self) -> None:
         """Finish what was submitted, then end the threads and wait for them.
 
         Orders that are submitted later are worked by their caller.
         """
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._orders.put(None)
-            self._thread.join()
-            self._thread = None
+        with self._lock:
+            if self._takes_orders:
+                self._takes_orders = False
+                self._orders.put(None)
+        self._join()
         self._workers.close()
         self._spares.close()
 
+    def _join(self) -> None:
+        if self._writing.is_alive() and not self.is_current_thread():
+            self._writing.join()
+
     def abandon(self) -> None:
         """Forget the threads: in a forked child they do not exist."""
-        self._thread = None
+        self._takes_orders = False
         self._workers.abandon()
         self._spares.abandon()
 
     def is_current_thread(self) -> bool:
         """Tell whether the caller runs on the writing thread."""
-        return self._thread is threading.current_thread()
+        return self._writing is threading.current_thread()
 
     def _run(self) -> None:
         pending.never_wait_here()
@@ -111,10 +121,11 @@ class ThreadBackend:
                 finish=order.finish,
             )
         except BaseException as error:  # noqa: BLE001 - every handle resolves, whatever happens
-            if isinstance(order.job.target, Target):
-                self._spares.drop(order.job.target.folder)  # the disk may be full
+            if isinstance(error, OSError) and error.errno in FULL:
+                self._spares.drop()
             _let_go(error)
-            order.fail(error)
+            with contextlib.suppress(BaseException):
+                order.fail(error)
 
     def _sweep(self, target: object) -> None:
         """Remove what dead writers left, once in every folder that this writer writes to."""

@@ -16,7 +16,7 @@ from asyncsave.image.crc import crc32
 from asyncsave.image.layout import PAGE, UINT16, UINT32, data_offset
 from asyncsave.image.torchzip import VERSION
 
-__all__ = ["Entry", "Index", "Readable", "is_zip", "read_index"]
+__all__ = ["Entry", "Index", "Readable", "is_zip", "promised_nbytes", "read_index"]
 
 _ENTRY = struct.Struct("<4s6H3I5H2I")
 _LOCAL = struct.Struct("<4s5H3I2H")
@@ -100,10 +100,12 @@ def read_index(file: Readable) -> Index:
         tail = directory + file.read(end.offset, sealed_nbytes - end.offset)
         if (found := crc32(tail)) != (expected := int(seal[3], 16)):
             raise _damaged(file, "the directory's CRC-32", f"{expected:08x}", f"{found:08x}", record=None)
-    elif _promised_nbytes(file) is not None:
+    elif promised_nbytes(file) is not None:
         raise _damaged(file, "the seal", "asyncsave's", repr(end.comment))
     entries = _locate(file, list(_parse(file, directory, end.entries)), sealed=seal is not None)
     _check_extents(file, entries, end.directory_offset)
+    if seal is None:
+        _check_names(file, entries)
     checksums = seal is not None or any(entry.crc for entry in entries if entry.nbytes)
     return Index(entries, int(seal[2], 16) if seal else None, sealed_nbytes, checksums)
 
@@ -119,7 +121,7 @@ def _damaged(
     return CorruptCheckpointError(message, path=file.path, record=record, expected=expected, found=found)
 
 
-def _promised_nbytes(file: Readable) -> int | None:
+def promised_nbytes(file: Readable) -> int | None:
     """Return how long the file was made, which the first header of asyncsave's files says."""
     head = file.read(0, min(file.nbytes, PAGE))
     if len(head) < _LOCAL.size:
@@ -132,9 +134,11 @@ def _promised_nbytes(file: Readable) -> int | None:
 
 def _truncated(file: Readable) -> CorruptCheckpointError:
     """Describe a file whose end is missing."""
-    promised = _promised_nbytes(file)
+    promised = promised_nbytes(file)
     expected = "a zip directory at the end of the file" if promised is None else f"{promised} bytes"
     found = f"{file.nbytes} bytes"
+    if expected == found:
+        expected, found = "a zip directory at the end of the file", "other bytes"
     message = (
         f"{file.path!r} is truncated or overwritten: expected {expected}, found {found}. "
         "Load an older checkpoint, or restore this one from a copy"
@@ -236,7 +240,7 @@ def _locate(file: Readable, entries: list[Entry], *, sealed: bool) -> list[Entry
             if header[0] != b"PK\x03\x04":
                 raise _damaged(file, "its header", "a signature", repr(header[0]), record=entry.name)
             offset = entry.header_offset + _LOCAL.size + header[9] + header[10]
-        located.append(entry._replace(name=entry.name.partition("/")[2] or entry.name, offset=offset))
+        located.append(entry._replace(name=_short(entry.name), offset=offset))
     return located
 
 
@@ -251,3 +255,17 @@ def _check_extents(file: Readable, entries: list[Entry], limit: int) -> None:
         position = end
     if len({entry.name for entry in entries}) != len(entries):
         raise _damaged(file, "the records' names", "different ones", "duplicates")
+
+
+def _check_names(file: Readable, entries: list[Entry]) -> None:
+    """Hold the directory's names against those in the records' own headers."""
+    for entry in entries:
+        header = file.read(entry.header_offset, entry.offset - entry.header_offset)
+        name = header[_LOCAL.size :][: _LOCAL.unpack_from(header)[9]]
+        if _short(name.decode("utf-8", "backslashreplace")) != entry.name:
+            raise _damaged(file, "its name", repr(entry.name), repr(name), record=entry.name)
+
+
+def _short(name: str) -> str:
+    """Strip the archive's own folder from a record's name."""
+    return name.partition("/")[2] or name

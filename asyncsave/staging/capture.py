@@ -132,10 +132,10 @@ def _dump(obj: object, storages: Storages, pickle_module: Any, protocol: int) ->
     if pickle_module is pickle:
         pickler: Any = _TensorPickler(buffer, protocol)
         pickler.dispatch_table = {
-            **copyreg.dispatch_table,
             torch.Tensor: lambda tensor: _reduce_tensor(storages, tensor, protocol),
             torch.nn.Parameter: lambda parameter: _reduce_parameter(parameter, protocol),
             _Hooks: lambda _: _NO_HOOKS,
+            **copyreg.dispatch_table,  # last: a user's own reducer of tensors is obeyed
         }
     else:
         pickler = type("Pickler", (_PersistentId, pickle_module.Pickler), {})(buffer, protocol=protocol)
@@ -182,6 +182,8 @@ def _storage_id(storages: Storages, item: Any) -> tuple[Any, ...]:
         storage, dtype = item, torch.uint8
         kind = normalize_storage_type(type(item))
         numel = item.nbytes()
+    if storage.device.type == "meta":
+        raise RuntimeError("a storage on the meta device has no bytes to save")
     seen = storages.add(storage, dtype)
     seen.see_all()
     return ("storage", kind, seen.key, location_tag(storage), numel)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -38,6 +38,9 @@ class _Piece(NamedTuple):
     nbytes: int
 
 
+_has_context: Any = getattr(torch._C, "_cuda_hasPrimaryContext", lambda _: True)  # noqa: SLF001
+
+
 def synchronize() -> None:
     """Wait for the accelerators, where any is in use: also for copies to the CPU still under way.
 
@@ -45,7 +48,9 @@ def synchronize() -> None:
     """
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         for device in range(torch.cuda.device_count()):
-            torch.cuda.synchronize(device)
+            # Of the others a context would be made, hundreds of megabytes of their memory.
+            if _has_context(device):
+                torch.cuda.synchronize(device)
     elif torch.accelerator.is_available():
         torch.accelerator.synchronize()
 

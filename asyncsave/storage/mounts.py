@@ -6,12 +6,13 @@ import functools
 import os
 import re
 
-__all__ = ["is_durable", "is_durable_on"]
+__all__ = ["file_system", "is_durable"]
 
+_MOUNTINFO = "/proc/self/mountinfo"
 _VOLATILE_TYPES = {"tmpfs", "ramfs", "devtmpfs", "rootfs"}
 
 
-def is_durable(folder: str, *, mountinfo: str = "/proc/self/mountinfo") -> bool:
+def is_durable(folder: str, *, mountinfo: str = _MOUNTINFO) -> bool:
     """Tell whether a synced file in ``folder`` survives a power cut.
 
     False for file systems in memory, for an overlay mounted ``volatile`` (its syncs do nothing), and
@@ -23,27 +24,32 @@ def is_durable(folder: str, *, mountinfo: str = "/proc/self/mountinfo") -> bool:
         folder: Absolute, symbolic links resolved.
         mountinfo: The kernel's table of mounts, see proc(5).
     """
-    try:
-        with open(mountinfo, encoding="utf-8", errors="surrogateescape") as table:
-            lines = table.read().splitlines()
-    except OSError:
-        return True
-    longest, kind, options = -1, "", ""
-    for line in lines:
-        mount, _, details = line.partition(" - ")
-        point = _unescape(mount.split(" ")[4])
-        if len(point) >= longest and _lies_in(folder, point):
-            longest = len(point)
-            kind, _, options = details.split(" ", 2)
+    kind, options = file_system(folder, mountinfo=mountinfo)
     if kind == "overlay":
         return "volatile" not in options.split(",")
     return kind not in _VOLATILE_TYPES and not kind.startswith("fuse")
 
 
-@functools.lru_cache(maxsize=256)
-def is_durable_on(folder: str, device: int) -> bool:  # noqa: ARG001 - the device makes the answer stale
-    """Answer :func:`is_durable` from memory, for as long as the folder lies on the same device."""
-    return is_durable(folder)
+def file_system(folder: str, *, mountinfo: str = _MOUNTINFO) -> tuple[str, str]:
+    """Return the type of the file system that a folder lies on, and its options; ``""`` if unknown."""
+    try:
+        with open(mountinfo, encoding="utf-8", errors="surrogateescape") as table:
+            return _look_up(table.read(), folder)
+    except OSError:
+        return "", ""
+
+
+@functools.lru_cache(maxsize=64)
+def _look_up(table: str, folder: str) -> tuple[str, str]:
+    """Find the innermost mount that a folder lies in; remembered for as long as the table is the same."""
+    longest, kind, options = -1, "", ""
+    for line in table.splitlines():
+        mount, _, details = line.partition(" - ")
+        point = _unescape(mount.split(" ")[4])
+        if len(point) >= longest and _lies_in(folder, point):
+            longest = len(point)
+            kind, _, options = details.split(" ", 2)
+    return kind, options
 
 
 def _lies_in(folder: str, point: str) -> bool:

@@ -18,22 +18,27 @@ import contextlib
 import errno
 import os
 import stat
+import weakref
 from collections.abc import Iterator
 from types import TracebackType
 
 from asyncsave.errors import SaveError
-from asyncsave.storage.mounts import is_durable_on
-from asyncsave.storage.spare import SPARE_FROM, Spare, Spares
+from asyncsave.storage.mounts import is_durable
+from asyncsave.storage.spare import SPARE_FROM, Spares
 from asyncsave.storage.system import System
 from asyncsave.storage.target import Target
 
-__all__ = ["TEMPORARY", "Replacement"]
+__all__ = ["FULL", "TEMPORARY", "Replacement"]
 
 TEMPORARY = (".asyncsave-", ".tmp")
 """Prefix and suffix of a temporary file's name; 16 hexadecimal digits stand between them."""
 
+FULL = {errno.ENOSPC, errno.EDQUOT}
+"""The errors of a disk, or a quota, that is used up."""
+
 _ATTEMPTS = 16
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
+_under_way: weakref.WeakSet[Replacement] = weakref.WeakSet()
 
 
 class Replacement:
@@ -69,8 +74,8 @@ class Replacement:
         self._spares = spares
         self._name: str | None = None
         self._folder = self._old = self.fd = -1
-        self._device = 0
         self._old_mode: int | None = None
+        _under_way.add(self)
         self.durable = False
 
     @property
@@ -100,9 +105,7 @@ class Replacement:
         """
         try:
             with self._phase("open"):
-                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-                self._folder = self._system.open(self._target.folder, flags)
-                self._device = self._system.fstat(self._folder).st_dev
+                self._folder = self._open_folder()
                 self._old_mode = self._mode_of_target()
                 if not self._recycle():
                     self._create()
@@ -125,6 +128,16 @@ class Replacement:
                     self._system.close(fd)
         self._folder = self._old = self.fd = -1
 
+    def _open_folder(self) -> int:
+        """Open the folder; one that may be written to but not listed cannot be synced either."""
+        flags = os.O_DIRECTORY | os.O_CLOEXEC
+        try:
+            return self._system.open(self._target.folder, os.O_RDONLY | flags)
+        except PermissionError:
+            if not hasattr(os, "O_PATH"):
+                raise
+            return self._system.open(self._target.folder, os.O_PATH | flags)
+
     def _mode_of_target(self) -> int | None:
         """Return the mode bits of the file to be replaced, if there is one."""
         try:
@@ -137,23 +150,23 @@ class Replacement:
         """Take the folder's spare as the temporary file, if there is one that may be overwritten."""
         if self._spares is None or self._old_mode is None or self._nbytes < SPARE_FROM:
             return False
-        spare = self._spares.take(self._target.folder)
+        spare = self._spares.take(self._folder)
         if spare is None:
             return False
-        self.fd, self._name = spare.fd, spare.name
+        self._name, self.fd = spare
         self._system.chmod(self.fd, self._old_mode)
         if self._system.fstat(self.fd).st_size > self._nbytes:
             self._system.truncate(self.fd, self._nbytes)
         return True
 
     def _allocate(self) -> None:
-        """Reserve the blocks, at the cost of the folder's spare if need be."""
+        """Reserve the blocks, at the cost of the spare if need be."""
         if not self._nbytes:
             return
         try:
             self._system.allocate(self.fd, self._nbytes)
         except OSError as error:
-            if error.errno != errno.ENOSPC or self._spares is None or not self._spares.drop(self._target.folder):
+            if error.errno not in FULL or self._spares is None or not self._spares.drop():
                 raise
             self._system.allocate(self.fd, self._nbytes)
 
@@ -215,12 +228,12 @@ class Replacement:
         with self._phase("rename"):
             keeps_old = self._take_the_name(name)
         synced = self._sync and self._sync_folder()
-        self.durable = synced and is_durable_on(self._target.folder, self._device)
+        self.durable = synced and is_durable(self._target.folder)
         if keeps_old and synced and self._spares is not None:
             with contextlib.suppress(OSError):
                 self._system.chmod(self._old, 0o600)  # nobody may go on reading what was replaced
-            self._spares.keep(Spare(self._target.folder, name, self._old))
-            self._name, self._old = None, -1
+            if self._spares.keep(self._folder, name, self._old):
+                self._name, self._old = None, -1
 
     def _sync_folder(self) -> bool:
         """Flush the folder; False where the file system has no such thing."""
@@ -268,7 +281,7 @@ class Replacement:
                 and self._sync
                 and self._nbytes >= SPARE_FROM
                 and self._system.fstat(self._old).st_size >= SPARE_FROM
-                and self._spares.is_ours(self._old)
+                and self._spares.may_keep(self._target.folder, self._old)
                 and self._system.lock(self._old)
             )
         return False
@@ -279,3 +292,16 @@ class Replacement:
             yield
         except OSError as error:
             raise SaveError.of(error, path=self._target.path, phase=phase, outcome=outcome) from error
+
+
+def _let_go_in_child() -> None:
+    """Close what a forked child inherits: it would hold the lock, and the blocks of replaced files."""
+    for replacement in list(_under_way):
+        for fd in (replacement.fd, replacement._old, replacement._folder):  # noqa: SLF001
+            if fd >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+    _under_way.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)

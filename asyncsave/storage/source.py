@@ -61,13 +61,13 @@ class FileSource:
         self.path = path
         self.nbytes = system.fstat(fd).st_size
         self._system = system
-        self._fd = fd
+        self.fd = fd
         self._direct_fd = direct_fd
 
     def read(self, offset: int, nbytes: int) -> bytes:
         """Read a few bytes through the page cache."""
         buffer = bytearray(nbytes)
-        self._check(read_into(self._system, self._fd, memoryview(buffer), offset), nbytes, offset)
+        self._check(read_into(self._system, self.fd, memoryview(buffer), offset), nbytes, offset)
         return bytes(buffer)
 
     def fill(self, buffer: memoryview, offset: int) -> None:
@@ -82,7 +82,7 @@ class FileSource:
             else:
                 self._check(found, expected, offset)
                 return
-        found = read_into(self._system, self._fd, buffer[:expected], offset)
+        found = read_into(self._system, self.fd, buffer[:expected], offset)
         self._check(found, expected, offset)
 
     def _check(self, found: int, expected: int, offset: int) -> None:
