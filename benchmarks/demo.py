@@ -131,7 +131,7 @@ def _table(baseline: Run, ours: Run, every: int) -> Table:
     figures: list[tuple[str, Callable[[Run], float]]] = [
         ("caller blocked", lambda run: run.median(lambda save: save.blocked)),
         ("caller blocked, longest", lambda run: max(save.blocked for save in run.rounds)),
-        ("durable", lambda run: statistics.median(run.durable)),
+        ("durable after", lambda run: statistics.median(run.durable)),
         ("training lost per save", lambda run: run.median(lambda save: save.lost)),
     ]
     for name, figure in figures:
@@ -154,10 +154,11 @@ def _checks(baseline: Run, ours: Run, text: Tensor) -> Iterator[tuple[bool, str]
     loaded = asyncsave.load(ours.path)
     wrong = _differences(ours.last_saved, loaded)
     ties = _storages(ours.last_saved) == _storages(loaded)
-    found = f"{len(flatten(loaded))} tensors in {_storages(loaded)} storages; unlike the live state: {_names(wrong)}"
+    found = f"{len(flatten(loaded))} tensors in {_storages(loaded)} storages"
+    found += f"; different from the live state: {_names(wrong)}"
     yield not wrong and ties, f"load: {found}"
     wrong = _differences(ours.last_saved, torch.load(ours.path, weights_only=True))
-    yield not wrong, f"plain torch.load: unlike the live state: {_names(wrong)}"
+    yield not wrong, f"plain torch.load: different from the live state: {_names(wrong)}"
     resumed = Trainer(text, seed=1)  # another seed: what agrees from here on has come out of the checkpoint
     resumed.resume(loaded)
     uninterrupted = ours.losses[resumed.steps :]
