@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import logging
 import threading
+import time
 
 from asyncsave.handle import SaveHandle
 
 __all__ = ["Ledger"]
 
+_log = logging.getLogger("asyncsave")
 _KEPT = 100
+_SAY_EVERY = 30.0
+_CALLBACKS = 0.01
+"""Seconds between two looks while the callbacks of the last save are running."""
 
 
 class Ledger:
@@ -69,6 +75,26 @@ class Ledger:
             names = ", ".join(handle.path for handle in waited_for if handle in late)
             message = f"{len(late)} save(s) still in flight after {timeout} s: {names}. They go on"
             raise TimeoutError(message)
+
+    def drain(self, timeout: float) -> bool:
+        """Block until no save is in flight, at exit; log what is waited for, and what is lost.
+
+        Returns:
+            False if something was in flight after ``timeout`` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while late := self.in_flight:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                for handle in late:
+                    _log.critical("lost at exit after %s s: %r", timeout, handle)
+                return False
+            concurrent.futures.wait(late, min(left, _SAY_EVERY))
+            if all(handle.done() for handle in late):
+                time.sleep(_CALLBACKS)
+            if left > _SAY_EVERY and (late := self.in_flight):
+                _log.warning("exit waits for %d save(s): %s", len(late), late)
+        return True
 
     def orphan(self, error: BaseException) -> None:
         """Fail everything, in a forked child: no thread is left to finish it, no lock is safe."""

@@ -48,8 +48,6 @@ __all__ = ["OnBusy", "OnError", "Writer"]
 OnError = Literal["raise", "log"]
 
 _log = logging.getLogger("asyncsave")
-_SAY_EVERY = 30.0
-_CALLBACKS = 0.01
 
 
 class Writer:
@@ -366,31 +364,16 @@ class Writer:
                 raise
 
     def _drain_at_exit(self) -> bool:
-        if not self._wait_at_exit():
+        if not self._ledger.drain(self._exit_timeout):
             return False
         self._backend.close()  # from here on whoever saves writes himself
-        if not self._wait_at_exit():
+        if not self._ledger.drain(self._exit_timeout):
             return False
         clean = True
         while (error := self._ledger.next_unread()) is not None:
             _log.critical("a save failed, and nobody has read that: %s", error)
             clean = False
         return clean
-
-    def _wait_at_exit(self) -> bool:
-        deadline = time.monotonic() + self._exit_timeout
-        while late := self._ledger.in_flight:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                for handle in late:
-                    _log.critical("lost at exit after %s s: %r", self._exit_timeout, handle)
-                return False
-            concurrent.futures.wait(late, min(left, _SAY_EVERY))
-            if all(handle.done() for handle in late):
-                time.sleep(_CALLBACKS)  # a callback of the last one is still running
-            if left > _SAY_EVERY and (late := self._ledger.in_flight):
-                _log.warning("exit waits for %d save(s): %s", len(late), late)
-        return True
 
     def _orphan_in_child(self) -> None:
         self._closed = True

@@ -256,7 +256,7 @@ def test_the_exit_says_what_it_waits_for(tmp_path, template):
     done = template.run(
         """
         import sys, threading, asyncsave
-        from asyncsave import writer as module
+        from asyncsave import ledger as module
         from gates import Gated
         module._SAY_EVERY = 0.05
         gate = Gated("fsync")

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import errno
 import io
 import logging
-import pathlib
-import signal
 import threading
 from collections import OrderedDict
 
@@ -16,6 +13,7 @@ import psutil
 import pytest
 import torch
 from gates import Failing, Gated
+from saves import PATIENCE, Refusing, busy, number_in, state
 
 import asyncsave
 from asyncsave import (
@@ -31,29 +29,6 @@ from asyncsave import (
     writer as writer_module,
 )
 from asyncsave.storage.system import System
-
-PATIENCE = 30.0
-
-
-def state(number: int = 0) -> dict[str, object]:
-    """Return a small state that says which one it is."""
-    return {"number": number, "x": torch.full((100,), float(number))}
-
-
-def number_in(path: pathlib.Path) -> int:
-    """Return which state lies at a path."""
-    loaded = torch.load(path)
-    assert torch.equal(loaded["x"], torch.full((100,), float(loaded["number"])))
-    return loaded["number"]
-
-
-def busy(open_writer, tmp_path, **options):
-    """Return a writer of two slots with one save at the gate and one in the queue."""
-    gate = Gated("allocate")
-    writer = open_writer(max_pending=2, system=gate, **options)
-    writing = writer.save(state(1), tmp_path / "1")
-    gate.arrival()
-    return gate, writer, writing, writer.save(state(2), tmp_path / "2")
 
 
 def test_wait_blocks_until_a_slot_is_free(open_writer, tmp_path):
@@ -551,254 +526,6 @@ def test_not_durable_says_so(open_writer, tmp_path):
     assert not handle.durable.wait(PATIENCE)
     assert handle.timings["sync"] >= 0
     assert number_in(tmp_path / "1") == 0
-
-
-# File objects.
-
-
-class Refusing(io.RawIOBase):
-    """A file object that takes nothing."""
-
-    def __init__(self, name):
-        super().__init__()
-        self.name = name
-
-    def writable(self):
-        """Say yes."""
-        return True
-
-    def write(self, _):
-        """Refuse."""
-        raise ValueError(self.name)
-
-
-class Nibbling(io.RawIOBase):
-    """A raw file that takes a few bytes at a time."""
-
-    def __init__(self):
-        super().__init__()
-        self.data = bytearray()
-
-    def writable(self):
-        """Say yes."""
-        return True
-
-    def write(self, data):
-        """Take some of it."""
-        taken = bytes(data[:777])
-        self.data += taken
-        return len(taken)
-
-
-def test_bytes_io(open_writer):
-    """A BytesIO gets the whole checkpoint, which is not durable."""
-    sink = io.BytesIO()
-    handle = open_writer().save(state(4), sink)
-    result = handle.result(PATIENCE)
-    assert not result.durable
-    assert handle.status == "written"
-    assert result.path == "BytesIO"
-    assert result.nbytes == len(sink.getvalue())
-    sink.seek(0)
-    assert torch.load(sink)["number"] == 4
-
-
-@pytest.mark.parametrize("buffering", [-1, 0])
-def test_real_file(open_writer, tmp_path, buffering):
-    """An open file is written from where it stands, and flushed."""
-    with (tmp_path / "1").open("wb", buffering=buffering) as sink:
-        result = open_writer().save(state(5), sink).result(PATIENCE)
-        assert (tmp_path / "1").stat().st_size == result.nbytes
-        assert result.path == str(tmp_path / "1")
-    assert number_in(tmp_path / "1") == 5
-
-
-def test_short_writes_of_a_raw_file(open_writer):
-    """A file object that takes less than it is given is given the rest."""
-    sink = Nibbling()
-    open_writer().save(state(6), sink).result(PATIENCE)
-    assert torch.load(io.BytesIO(sink.data))["number"] == 6
-
-
-def test_a_file_object_that_raises(open_writer, tmp_path):
-    """Whatever ``write`` raises comes as a SaveError with the cause; the writer goes on."""
-    writer = open_writer()
-    handle = writer.save(state(), Refusing("full"))
-    with pytest.raises(SaveError, match="ValueError: full") as raised:
-        handle.result(PATIENCE)
-    assert isinstance(raised.value.__cause__, ValueError)
-    assert (raised.value.path, raised.value.outcome) == ("full", "incomplete")
-    assert writer.save({"x": torch.zeros(1 << 20)}, tmp_path / "larger").result(PATIENCE).durable
-    writer.close()
-    assert handle.status == "failed"
-
-
-def test_a_file_object_that_takes_nothing(open_writer):
-    """A ``write`` that returns None or 0 is an error, not an endless loop."""
-    sink = Refusing("stuck")
-    sink.write = lambda _: None
-    with pytest.raises(SaveError, match="took nothing"):
-        open_writer().save(state(), sink).result(PATIENCE)
-
-
-def _closed(_):
-    sink = io.BytesIO()
-    sink.close()
-    return sink
-
-
-def _read_only(path):
-    path.write_bytes(b"")
-    return path.open("rb")
-
-
-@pytest.mark.parametrize(
-    ("make", "says"),
-    [
-        (_closed, "closed"),
-        (_read_only, "not open for writing"),
-        (lambda _: io.StringIO(), "binary mode"),
-        (lambda path: path.open("w"), "binary mode"),
-    ],
-    ids=["closed", "read-only", "StringIO", "text"],
-)
-def test_file_objects_that_cannot_take_bytes(open_writer, tmp_path, make, says):
-    """A file object that is no writable binary one is refused by the call."""
-    with make(tmp_path / "1") if says != "closed" else contextlib.nullcontext(make(tmp_path)) as sink:
-        with pytest.raises(SaveError, match=says) as raised:
-            open_writer().save(state(), sink)
-        assert raised.value.phase == "target"
-
-
-@pytest.mark.parametrize("f", [7, None, b"path", {"x": 1}], ids=repr)
-def test_what_is_neither_path_nor_file(open_writer, f):
-    """What is neither a path nor a file object is a wrong argument, with a word on the order of the two."""
-    with pytest.raises(OptionError, match=r"f must be a path .*the object to save comes first"):
-        open_writer().save(state(), f)
-
-
-# Signals.
-
-
-@pytest.fixture
-def on_signal():
-    """Install a handler of SIGUSR1 for the test."""
-    before = signal.getsignal(signal.SIGUSR1)
-    yield lambda handler: signal.signal(signal.SIGUSR1, handler)
-    signal.signal(signal.SIGUSR1, before)
-
-
-def interrupt_once(monkeypatch, name=writer_module):
-    """Let the next copy of a state be interrupted by SIGUSR1, in its middle."""
-    fill = name.fill
-    pending = [signal.SIGUSR1]
-
-    def interrupted(*args):
-        if pending:
-            signal.raise_signal(pending.pop())
-        return fill(*args)
-
-    monkeypatch.setattr(name, "fill", interrupted)
-
-
-def test_a_signal_handler_may_save(open_writer, tmp_path, monkeypatch, on_signal):
-    """A handler that interrupts the staging of one save makes another; both are whole."""
-    writer = open_writer(max_pending=2)
-    inner: list[asyncsave.SaveHandle] = []
-    on_signal(lambda *_: inner.append(writer.save(state(2), tmp_path / "2")))
-    interrupt_once(monkeypatch)
-    outer = writer.save(state(1), tmp_path / "1")
-    assert outer.result(PATIENCE).durable
-    assert inner[0].result(PATIENCE).durable
-    assert number_in(tmp_path / "1") == 1
-    assert number_in(tmp_path / "2") == 2
-
-
-@pytest.mark.parametrize("policy", ["wait", "replace", "raise"])
-def test_a_signal_handler_never_waits_for_what_it_interrupted(open_writer, tmp_path, monkeypatch, on_signal, policy):
-    """With one slot, held by the interrupted call, the handler's save raises."""
-    writer = open_writer(max_pending=1)
-    errors: list[QueueFullError] = []
-
-    def handler(*_):
-        try:
-            writer.save(state(2), tmp_path / "2", on_busy=policy)
-        except QueueFullError as error:
-            errors.append(error)
-
-    on_signal(handler)
-    interrupt_once(monkeypatch)
-    assert writer.save(state(1), tmp_path / "1").result(PATIENCE).durable
-    assert len(errors) == 1
-    assert not (tmp_path / "2").exists()
-
-
-def test_a_signal_handler_may_flush(open_writer, tmp_path, monkeypatch, on_signal):
-    """A handler that interrupts staging can wait for the saves before; the interrupted one goes on."""
-    writer = open_writer(max_pending=2)
-    first = writer.save(state(1), tmp_path / "1")
-    seen: list[bool] = []
-
-    def handler(*_):
-        writer.flush(PATIENCE)
-        seen.append(first.done())
-
-    on_signal(handler)
-    interrupt_once(monkeypatch)
-    assert writer.save(state(2), tmp_path / "2").result(PATIENCE).durable
-    assert seen == [True]
-
-
-def test_a_signal_handler_may_flush_at_the_last_moment(open_writer, tmp_path, monkeypatch, on_signal):
-    """A handler that interrupts a save just before it is handed over does not wait for that very save."""
-    writer = open_writer(max_pending=2)
-    submit, flushed, pending = writer._backend.submit, [], [signal.SIGUSR1]
-
-    def interrupted(order):
-        if pending:
-            signal.raise_signal(pending.pop())
-        submit(order)
-
-    def handler(*_):
-        writer.flush(timeout=5)
-        flushed.append(True)
-
-    monkeypatch.setattr(writer._backend, "submit", interrupted)
-    on_signal(handler)
-    assert writer.save(state(1), tmp_path / "1").result(PATIENCE).durable
-    assert flushed
-
-
-def test_a_storm_of_signals(open_writer, tmp_path, on_signal):
-    """System calls that signals interrupt, thousands of times, are gone on with."""
-    count = []
-    before = signal.signal(signal.SIGALRM, lambda *_: count.append(1))
-    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
-    try:
-        with open_writer() as writer:
-            for number in range(20):
-                writer.save({**state(number), "large": torch.ones(1 << 20)}, tmp_path / "1")
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert count
-    assert number_in(tmp_path / "1") == 19
-
-
-def test_keyboard_interrupt_while_staging(open_writer, tmp_path, monkeypatch, on_signal):
-    """Ctrl-C in the middle of staging leaves no slot taken, no file, and a writer that works."""
-
-    def handler(*_):
-        raise KeyboardInterrupt
-
-    on_signal(handler)
-    interrupt_once(monkeypatch)
-    writer = open_writer(max_pending=1)
-    with pytest.raises(KeyboardInterrupt):
-        writer.save(state(1), tmp_path / "1")
-    assert repr(writer) == "<Writer thread, 0 writing, 0 queued, 1/1 free>"
-    assert not list(tmp_path.iterdir())
-    assert writer.save(state(2), tmp_path / "2", on_busy="raise").result(PATIENCE).durable
 
 
 # The default writer.
