@@ -37,9 +37,10 @@ from asyncsave.staging.capture import Captured, capture
 from asyncsave.staging.copying import synchronize
 from asyncsave.staging.stage import collector_paused, fill, layout_of
 from asyncsave.stats import Tally, WriterStats
-from asyncsave.storage.sink import Sink, check_sink, sink_name
+from asyncsave.storage.destination import destination
+from asyncsave.storage.sink import Sink
 from asyncsave.storage.system import System
-from asyncsave.storage.target import Target, resolve
+from asyncsave.storage.target import Target
 from asyncsave.transit import Transit
 from asyncsave.workers import Workers
 
@@ -194,7 +195,7 @@ class Writer:
                 is written from front to back on the writer's thread, without any such promise. Do
                 not touch it before the save has ended.
             pickle_module: As for ``torch.save``.
-            pickle_protocol: As for ``torch.save``. Others than 2 need ``weights_only=False`` to load.
+            pickle_protocol: As for ``torch.save``. Others than 2 may need ``weights_only=False`` to load.
             on_busy: This save's own policy; None: the writer's.
             compact: Store only the part of each storage that the saved tensors can see. A view of a
                 large tensor then costs what it shows.
@@ -235,7 +236,7 @@ class Writer:
         policy = self.on_busy if on_busy is None else on_busy
         one_of("on_busy", policy, OnBusy)
         pickler(pickle_module, pickle_protocol)
-        target, path = _destination(f)
+        target, path = destination(f)
         if self._on_error == "raise":
             self.check_errors()
         handle = SaveHandle(path)
@@ -243,6 +244,11 @@ class Writer:
         def go_on() -> None:
             self._check_open()
             wanted()
+
+        def make_way() -> bool:
+            waited = self._admission.make_way(policy)
+            go_on()
+            return waited
 
         slot = self._admission.take(policy, go_on)
         if slot is None:
@@ -257,7 +263,7 @@ class Writer:
                 timings["capture"] = time.perf_counter() - started - timings["wait"]
                 total = sum(span.nbytes for span in captured.spans)
                 advise(pickle_protocol, captured.unsafe, captured.unreferenced, total)
-                arena = self._slots.equip(slot, layout.nbytes, wait=lambda: self._admission.make_way(policy))
+                arena = self._slots.equip(slot, layout.nbytes, wait=make_way)
                 if arena is None:
                     self._slots.give_back(slot)
                     return self._skip(handle)
@@ -283,7 +289,7 @@ class Writer:
             TimeoutError: Some have not ended after ``timeout`` seconds; they go on.
             SaveError: A save failed.
         """
-        self._forbid_in_callbacks(timeout)
+        self._check_wait(timeout)
         self._ledger.wait(timeout)
         if self._on_error == "raise":
             self.check_errors()
@@ -303,24 +309,22 @@ class Writer:
             TimeoutError: Some saves have not ended after ``timeout`` seconds. They go on; call again.
             SaveError: A save failed, and nobody has read that. Further ones are logged.
         """
-        self._forbid_in_callbacks(timeout)
+        self._check_wait(timeout)
         with self._ledger.lock:  # a save that is being staged is queued before, or refused
             self._closed = True
         self._ledger.wait(timeout)
-        self._release()
+        lifecycle.release(self)
+        self._backend.close()
+        self._copiers.close()
+        self._slots.close()
         error = self._ledger.next_unread()
         while (other := self._ledger.next_unread()) is not None:
             _log.error("another save failed: %s", other)
         if error is not None:
             raise error
 
-    def _release(self) -> None:
-        lifecycle.release(self)
-        self._backend.close()
-        self._copiers.close()
-        self._slots.close()
-
-    def _forbid_in_callbacks(self, timeout: float | None) -> None:
+    def _check_wait(self, timeout: float | None) -> None:
+        """Refuse a wait of no length of time, or for oneself."""
         if timeout is not None:
             seconds("timeout", timeout)
         if self._backend.is_current_thread() and self._ledger.in_flight:
@@ -382,15 +386,6 @@ class Writer:
         self._slots = Slots(self._slots.count, None, self._copiers)
         self._copiers.abandon()
         self._backend.abandon()
-
-
-def _destination(f: str | os.PathLike[str] | Sink) -> tuple[Target | Sink, str]:
-    """Resolve a path or check a file object; return it, and what to call it."""
-    if isinstance(f, (str, os.PathLike)) and isinstance(path := os.fspath(f), str):
-        target = resolve(path)
-        return target, target.path
-    check_sink(f)
-    return f, sink_name(f)
 
 
 def _captured(obj: object, pickle_module: Any, protocol: int, *, compact: bool) -> Captured:

@@ -178,6 +178,28 @@ def test_cancelled_while_waiting_for_a_slot(tmp_path, open_writer):
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
+def test_cancelled_while_waiting_for_memory(tmp_path, open_writer):
+    """A save that waits for another's memory is not made any more either, and does not wait for it to end."""
+    gate = Gated("allocate")
+    small, budget = 1000, 64 << 10
+    writer = open_writer(max_pending=2, memory_budget=budget, system=gate)
+
+    async def main():
+        first = asyncio.ensure_future(aio.save(state(1, small), tmp_path / "1", writer=writer))
+        await arrival(gate)
+        second = asyncio.ensure_future(aio.save(state(2, 15 * small), tmp_path / "2", writer=writer))
+        await until(lambda: repr(writer) == "<Writer thread, 1 writing, 0 queued, 0/2 free>")
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        assert not first.done()
+        gate.release()
+        await first
+
+    asyncio.run(main())
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
 def test_error_met_by_a_cancelled_save_is_said(tmp_path, open_writer, caplog, monkeypatch):
     """What a save that nobody awaits any more was told is logged, not lost."""
     writer = open_writer()
