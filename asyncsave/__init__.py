@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from asyncsave import aio
-from asyncsave.api import check_errors, flush, save, save_async, shutdown, warmup
-from asyncsave.errors import (
-    AsyncSaveError,
-    CheckpointNotFoundError,
-    CorruptCheckpointError,
-    FormatVersionError,
-    LoadError,
-    OptionError,
-    QueueFullError,
-    SaveError,
-    StagingError,
-    WriterClosedError,
-    WriterDiedError,
-)
-from asyncsave.handle import SaveHandle
-from asyncsave.loading import load
-from asyncsave.result import Problem, SaveResult, VerifyReport
-from asyncsave.stats import WriterStats
-from asyncsave.verification import verify
-from asyncsave.writer import Writer
+import importlib
+import sys
+from typing import TYPE_CHECKING
+
+from asyncsave import lifecycle
+
+if TYPE_CHECKING:
+    from asyncsave import aio
+    from asyncsave.api import check_errors, flush, save, save_async, shutdown, warmup
+    from asyncsave.backends.settings import WriterProcess
+    from asyncsave.errors import (
+        AsyncSaveError,
+        CheckpointNotFoundError,
+        CorruptCheckpointError,
+        FormatVersionError,
+        LoadError,
+        OptionError,
+        QueueFullError,
+        SaveError,
+        StagingError,
+        WriterClosedError,
+        WriterDiedError,
+    )
+    from asyncsave.handle import SaveHandle
+    from asyncsave.loading import load
+    from asyncsave.result import Problem, SaveResult, VerifyReport
+    from asyncsave.stats import WriterStats
+    from asyncsave.verification import verify
+    from asyncsave.writer import Writer
 
 __all__ = [
     "AsyncSaveError",
@@ -41,6 +49,7 @@ __all__ = [
     "Writer",
     "WriterClosedError",
     "WriterDiedError",
+    "WriterProcess",
     "WriterStats",
     "aio",
     "check_errors",
@@ -54,3 +63,54 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+_MODULES = {
+    "aio": ("aio",),
+    "api": ("check_errors", "flush", "save", "save_async", "shutdown", "warmup"),
+    "backends.settings": ("WriterProcess",),
+    "errors": (
+        "AsyncSaveError",
+        "CheckpointNotFoundError",
+        "CorruptCheckpointError",
+        "FormatVersionError",
+        "LoadError",
+        "OptionError",
+        "QueueFullError",
+        "SaveError",
+        "StagingError",
+        "WriterClosedError",
+        "WriterDiedError",
+    ),
+    "handle": ("SaveHandle",),
+    "loading": ("load",),
+    "result": ("Problem", "SaveResult", "VerifyReport"),
+    "stats": ("WriterStats",),
+    "verification": ("verify",),
+    "writer": ("Writer",),
+}
+"""Where the public names are. They are looked up at their first use, unless torch is there already: the
+writer process is a part of this package too, and has to start in no time, without torch."""
+
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+lifecycle.watch()  # the exit hook is that of the import, not that of the first use
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_HOMES[name]}")
+    found = module if name == "aio" else getattr(module, name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    """List the public names too, used or not."""
+    return sorted({*globals(), *__all__})
+
+
+if "torch" in sys.modules:  # a trainer: no import is left for the first save, in the midst of training
+    for _name in _HOMES:
+        __getattr__(_name)

@@ -65,7 +65,24 @@ class WriterClosedError(AsyncSaveError, RuntimeError):
 
 
 class WriterDiedError(AsyncSaveError, RuntimeError):
-    """The process that wrote the checkpoint vanished."""
+    """The writer process died while it had to do with this save, twice; or it could not be started.
+
+    What is at the target is a whole version, nearly always the old one: the process may have died
+    between the last step and its word of it.
+
+    Attributes:
+        path: The target, absolute; ``""`` if no save was concerned.
+        returncode: How the process ended, as in :mod:`subprocess`: an exit status, or the negative number of
+            a signal; None if that is not known, or if it could not be started.
+    """
+
+    path: str
+    returncode: int | None
+
+    def __init__(self, message: str, *, path: str = "", returncode: int | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+        self.returncode = returncode
 
 
 class SaveError(AsyncSaveError, OSError):
@@ -114,6 +131,16 @@ class SaveError(AsyncSaveError, OSError):
         hint = _REMEDIES.get(number or 0, "")
         message = f"cannot save {path!r}: {phase} failed: {reason}. {_CONSEQUENCES[outcome]}{hint}"
         return cls(message, path=path, phase=phase, errno=number, outcome=outcome)
+
+    @classmethod
+    def describing(cls, error: BaseException, *, path: str) -> SaveError:
+        """Make an error of any kind one of ours; the cause stays chained."""
+        if isinstance(error, SaveError):
+            return error
+        cause = error if isinstance(error, OSError) else OSError(None, f"{type(error).__name__}: {error}")
+        described = cls.of(cause, path=path, phase="write")
+        described.__cause__ = error
+        return described
 
 
 _CONSEQUENCES = {

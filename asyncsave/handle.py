@@ -90,6 +90,7 @@ class SaveHandle(concurrent.futures.Future[SaveResult]):
         self.read = False
         self._on_cancel: Callable[[], None] | None = None
         self._on_writing_thread: Callable[[], bool] = lambda: False
+        self._claim: Callable[[], bool] = lambda: True
 
     def __repr__(self) -> str:
         """Show path, status and progress."""
@@ -178,6 +179,8 @@ class SaveHandle(concurrent.futures.Future[SaveResult]):
         with self._condition:
             if self._status != "queued" and not (self._status == "staging" and status == "skipped"):
                 return False
+            if self._status == "queued" and not self._claim():
+                return False
             self._status = status
         # The slot first: the future's own cancel runs the callbacks, and one of them may want to save.
         if self._on_cancel is not None:
@@ -205,6 +208,10 @@ class SaveHandle(concurrent.futures.Future[SaveResult]):
         self._on_cancel = on_cancel
         self._status = "queued"
         self.staged.settle(happened=True)
+
+    def contest(self, claim: Callable[[], bool]) -> None:
+        """Let the queued save be withdrawn only where ``claim`` says, once, that nobody else has it."""
+        self._claim = claim
 
     def begin(self) -> bool:
         """Claim the save for writing; False if it was withdrawn meanwhile."""

@@ -76,8 +76,12 @@ class Ledger:
             message = f"{len(late)} save(s) still in flight after {timeout} s: {names}. They go on"
             raise TimeoutError(message)
 
-    def drain(self, timeout: float) -> bool:
-        """Block until no save is in flight, at exit; log what is waited for, and what is lost.
+    def drain(self, timeout: float, fate: str) -> bool:
+        """Block until no save is in flight, at exit; log what is waited for, and what is not.
+
+        Args:
+            timeout: Seconds.
+            fate: What becomes of those that are still in flight then.
 
         Returns:
             False if something was in flight after ``timeout`` seconds.
@@ -87,7 +91,7 @@ class Ledger:
             left = deadline - time.monotonic()
             if left <= 0:
                 for handle in late:
-                    _log.critical("lost at exit after %s s: %r", timeout, handle)
+                    _log.critical("%s at exit after %s s: %r", fate, timeout, handle)
                 return False
             concurrent.futures.wait(late, min(left, _SAY_EVERY))
             if all(handle.done() for handle in late):

@@ -16,7 +16,7 @@ import os
 import sys
 from typing import Protocol
 
-__all__ = ["adopt", "exiting", "is_open", "release", "spoil"]
+__all__ = ["adopt", "exiting", "is_open", "release", "spoil", "watch"]
 
 _log = logging.getLogger("asyncsave")
 
@@ -34,6 +34,11 @@ class Owner(Protocol):
 _open: dict[int, Owner] = {}
 _exiting = False
 _watches_child = False
+
+
+def watch() -> None:
+    """Register the exit hook; the one call of this is made when the package is imported."""
+    atexit.register(_at_exit)
 
 
 def adopt(owner: Owner) -> None:
@@ -121,5 +126,4 @@ def _after_fork_in_child() -> None:
     _open.clear()
 
 
-atexit.register(_at_exit)
 os.register_at_fork(after_in_child=_after_fork_in_child)

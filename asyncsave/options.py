@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Iterable
 from typing import Any, get_args
 
 from asyncsave.errors import OptionError
 
-__all__ = ["at_least", "file_path", "one_of", "pickler", "seconds", "yes_or_no"]
+__all__ = ["at_least", "core_numbers", "file_path", "one_of", "pickler", "seconds", "whole_number", "yes_or_no"]
 
 
 def at_least(name: str, value: object, minimum: int) -> None:
@@ -19,6 +20,29 @@ def at_least(name: str, value: object, minimum: int) -> None:
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
         message = f"{name} must be a whole number, at least {minimum}, not {value!r}"
+        raise OptionError(message)
+
+
+def whole_number(name: str, value: object, minimum: int, maximum: int) -> None:
+    """Refuse everything but whole numbers between two bounds.
+
+    Raises:
+        OptionError: It is something else.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
+        message = f"{name} must be a whole number from {minimum} to {maximum}, not {value!r}"
+        raise OptionError(message)
+
+
+def core_numbers(name: str, value: object) -> None:
+    """Refuse everything but a list of processors.
+
+    Raises:
+        OptionError: It is empty, or something else.
+    """
+    cores = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else []
+    if not cores or not all(isinstance(core, int) and core >= 0 for core in cores):
+        message = f"{name} must be numbers of processors, as in [2, 3], not {value!r}"
         raise OptionError(message)
 
 

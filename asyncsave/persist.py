@@ -42,6 +42,7 @@ class Job:
         timings: Seconds per phase so far; the phases below are added.
         started: ``time.perf_counter()`` of the call.
         after: Earlier saves of the same target, which must come first.
+        memory: A descriptor of the image's memory, for who shares it; -1 where nobody can.
     """
 
     image: memoryview
@@ -53,6 +54,7 @@ class Job:
     timings: dict[str, float]
     started: float
     after: Sequence[concurrent.futures.Future[SaveResult]] = ()
+    memory: int = -1
 
 
 def persist(

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 
 from asyncsave.errors import StagingError
+from asyncsave.memory import Pages
 from asyncsave.staging.arena import Arena
 from asyncsave.staging.headroom import headroom
 from asyncsave.workers import Workers
@@ -41,13 +42,17 @@ class Slots:
         count: How many.
         memory_budget: Most bytes that all arenas together may have, or None.
         workers: Who touches the pages of new arenas.
+        pages: What kind of memory they are made of.
     """
 
-    def __init__(self, count: int, memory_budget: int | None, workers: Workers) -> None:
+    def __init__(
+        self, count: int, memory_budget: int | None, workers: Workers, pages: Callable[[int], Pages] = Pages
+    ) -> None:
         self.count = count
         self.changed = threading.Condition(threading.RLock())
         self._budget = memory_budget
         self._workers = workers
+        self._pages = pages
         self._all = [Slot() for _ in range(count)]
         self._free = list(self._all)
 
@@ -117,7 +122,7 @@ class Slots:
             elif not wait():
                 return None
         try:
-            slot.arena = Arena(nbytes, self._workers, room=self._budget is None)
+            slot.arena = Arena(nbytes, self._workers, pages=self._pages, room=self._budget is None)
         except (OSError, MemoryError, ValueError, OverflowError) as error:
             message = f"the system refused {nbytes:,} bytes of host memory: {error}"
             raise StagingError(message) from error

@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 
+from asyncsave.claim import Claim, register
 from asyncsave.errors import AsyncSaveError, SaveError
 from asyncsave.handle import SaveHandle
 from asyncsave.ledger import Ledger
@@ -55,14 +57,21 @@ class Transit:
         self._ledger = ledger
         self._tally = tally
         self._logs_errors = logs_errors
-        self._queued = time.perf_counter()
+        self._withdrawn: Callable[[], None] = lambda: None
+        self.queued = time.perf_counter()
 
     def begin(self) -> bool:
         """Claim the save for writing; False if it was withdrawn."""
         if not self._handle.begin():
             return False
-        self.job.timings["queue"] = time.perf_counter() - self._queued
+        self.job.timings["queue"] = time.perf_counter() - self.queued
         return True
+
+    def contest(self, claim: Claim, withdrawn: Callable[[], None]) -> None:
+        """Let the save be withdrawn only by who takes the claim."""
+        register(self._handle, claim)
+        self._withdrawn = withdrawn
+        self._handle.contest(claim.take)
 
     def progress(self, nbytes: int) -> None:
         """Count written bytes."""
@@ -78,7 +87,7 @@ class Transit:
 
     def fail(self, error: BaseException) -> None:
         """Say that it is not, and why."""
-        described = _described(error, self.job.path)
+        described = error if isinstance(error, AsyncSaveError) else SaveError.describing(error, path=self.job.path)
         self._tally.count("failed")
         self._ledger.blame(self._handle)
         self._slots.give_back(self._slot)
@@ -89,6 +98,7 @@ class Transit:
 
     def withdrawn(self) -> None:
         """Say that the save was cancelled or replaced before it was begun."""
+        self._withdrawn()
         self._tally.count("replaced" if self._handle.status == "replaced" else "cancelled")
         self._slots.give_back(self._slot)
         self._ledger.leave(self._handle)
@@ -96,13 +106,3 @@ class Transit:
     def _say(self, level: int, message: str) -> None:
         with contextlib.suppress(Exception):
             _log.log(level, "%s", message)
-
-
-def _described(error: BaseException, path: str) -> BaseException:
-    """Make an unforeseen error one of ours; the cause stays chained."""
-    if isinstance(error, AsyncSaveError):
-        return error
-    cause = error if isinstance(error, OSError) else OSError(None, f"{type(error).__name__}: {error}")
-    described = SaveError.of(cause, path=path, phase="write")
-    described.__cause__ = error
-    return described

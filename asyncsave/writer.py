@@ -18,10 +18,12 @@ from typing import Any, Literal
 
 from asyncsave import lifecycle, pending
 from asyncsave.admission import Admission, OnBusy
-from asyncsave.backends.thread import ThreadBackend
+from asyncsave.backends.contract import BackendFactory
+from asyncsave.backends.settings import WriterProcess, WriterThread
 from asyncsave.cores import cores
 from asyncsave.errors import (
     AsyncSaveError,
+    OptionError,
     StagingError,
     WriterClosedError,
 )
@@ -39,13 +41,13 @@ from asyncsave.staging.stage import collector_paused, fill, layout_of
 from asyncsave.stats import Tally, WriterStats
 from asyncsave.storage.destination import destination
 from asyncsave.storage.sink import Sink
-from asyncsave.storage.system import System
 from asyncsave.storage.target import Target
 from asyncsave.transit import Transit
 from asyncsave.workers import Workers
 
-__all__ = ["OnBusy", "OnError", "Writer"]
+__all__ = ["BackendName", "OnBusy", "OnError", "Writer"]
 
+BackendName = Literal["thread", "process"]
 OnError = Literal["raise", "log"]
 
 _log = logging.getLogger("asyncsave")
@@ -71,7 +73,8 @@ class Writer:
         on_error: ``"raise"``: an error that nobody has read is raised by the next call. ``"log"``:
             it is logged and counted in :attr:`stats`; only :meth:`close` raises it.
         exit_timeout: Seconds that the interpreter's exit waits for saves that are still in flight.
-        system: The system calls; tests pass one that fails.
+        backend: Who seals and writes: ``"thread"``, in this process; ``"process"``, in one of its own,
+            which goes on when this one dies; or the settings of a process, :class:`WriterProcess`.
 
     Raises:
         OptionError: An argument makes no sense.
@@ -87,7 +90,7 @@ class Writer:
         durable: bool = True,
         on_error: OnError = "raise",
         exit_timeout: float = 600.0,
-        system: System | None = None,
+        backend: BackendName | BackendFactory = "thread",
     ) -> None:
         at_least("max_pending", max_pending, 1)
         at_least("threads", 2 if threads is None else threads, 1)
@@ -101,8 +104,8 @@ class Writer:
         self._on_error = on_error
         self._exit_timeout = exit_timeout
         self._copiers = Workers(min(4, cores()), "asyncsave-copy")
-        self._slots = Slots(max_pending, memory_budget, self._copiers)
-        self._backend = ThreadBackend(system or System(), threads or 2)
+        self._backend = _factory(backend).start(threads or 2)
+        self._slots = Slots(max_pending, memory_budget, self._copiers, self._backend.pages)
         self._ledger = Ledger()
         self._admission = Admission(self._slots, self._ledger, self._backend.is_current_thread)
         self._tally = Tally()
@@ -113,7 +116,7 @@ class Writer:
         """Show what is under way."""
         statuses = [handle.status for handle in self._ledger.in_flight]
         return (
-            f"<Writer thread, {'closed, ' if self._closed else ''}{statuses.count('writing')} writing, "
+            f"<Writer {self._backend.name}, {'closed, ' if self._closed else ''}{statuses.count('writing')} writing, "
             f"{statuses.count('queued')} queued, {self._slots.free}/{self._slots.count} free>"
         )
 
@@ -157,7 +160,7 @@ class Writer:
         """
         self._check_open()
         captured = _captured(state, pickle, 2, compact=False)
-        nbytes = layout_of(captured).nbytes
+        nbytes = self._backend.room(layout_of(captured))
         slots = []
         try:
             while (slot := self._slots.take()) is not None:
@@ -171,6 +174,7 @@ class Writer:
         finally:
             for slot in slots:
                 self._slots.give_back(slot)
+        self._backend.warmup()
 
     def save(
         self,
@@ -263,14 +267,14 @@ class Writer:
                 timings["capture"] = time.perf_counter() - started - timings["wait"]
                 total = sum(span.nbytes for span in captured.spans)
                 advise(pickle_protocol, captured.unsafe, captured.unreferenced, total)
-                arena = self._slots.equip(slot, layout.nbytes, wait=make_way)
+                arena = self._slots.equip(slot, self._backend.room(layout), wait=make_way)
                 if arena is None:
                     self._slots.give_back(slot)
                     return self._skip(handle)
                 with collector_paused():
                     crcs = _filled(captured, layout, arena, self._copiers)
             timings["stage"] = time.perf_counter() - started - timings["wait"] - timings["capture"]
-            job = Job(arena.view, layout, crcs, target, path, self.durable, timings, started)
+            job = Job(arena.view, layout, crcs, target, path, self.durable, timings, started, memory=arena.descriptor)
             wanted()
         except BaseException:
             self._slots.give_back(slot)
@@ -368,10 +372,11 @@ class Writer:
                 raise
 
     def _drain_at_exit(self) -> bool:
-        if not self._ledger.drain(self._exit_timeout):
+        fate = "left to the writer process" if self._backend.outlives else "lost"
+        if not self._ledger.drain(self._exit_timeout, fate):
             return False
         self._backend.close()  # from here on whoever saves writes himself
-        if not self._ledger.drain(self._exit_timeout):
+        if not self._ledger.drain(self._exit_timeout, fate):
             return False
         clean = True
         while (error := self._ledger.next_unread()) is not None:
@@ -386,6 +391,15 @@ class Writer:
         self._slots = Slots(self._slots.count, None, self._copiers)
         self._copiers.abandon()
         self._backend.abandon()
+
+
+def _factory(backend: BackendName | BackendFactory) -> BackendFactory:
+    if isinstance(backend, str):
+        one_of("backend", backend, BackendName)
+        return WriterProcess() if backend == "process" else WriterThread()
+    if not callable(getattr(backend, "start", None)):
+        raise OptionError(f'backend must be "thread", "process" or a WriterProcess, not {backend!r}')
+    return backend
 
 
 def _captured(obj: object, pickle_module: Any, protocol: int, *, compact: bool) -> Captured:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from backends import VARIABLE, make_writer
 from gates import Gated
 from programs import Template
 
@@ -68,7 +69,7 @@ def open_writer() -> Iterator[Callable[..., asyncsave.Writer]]:
     with contextlib.ExitStack() as after:
 
         def make(**options) -> asyncsave.Writer:
-            writer = asyncsave.Writer(**options)
+            writer = make_writer(**options)
             after.callback(writer.close, _PATIENCE)
             system = options.get("system")
             if isinstance(system, Gated):
@@ -76,6 +77,13 @@ def open_writer() -> Iterator[Callable[..., asyncsave.Writer]]:
             return writer
 
         yield make
+
+
+@pytest.fixture(params=["thread", "process"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run a test once with every backend: what ``make_writer`` and ``open_writer`` make has it."""
+    monkeypatch.setenv(VARIABLE, request.param)
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -108,7 +108,7 @@ class Template:
         """Fork a program; ``args`` are its ``sys.argv[1:]``."""
         self._number += 1
         out, err = (Path(self._folder.name) / f"{self._number}.{kind}" for kind in ("out", "err"))
-        request = [textwrap.dedent(source), list(map(str, args)), str(out), str(err)]
+        request = [textwrap.dedent(source), list(map(str, args)), str(out), str(err), dict(os.environ)]
         assert self._process.stdin is not None
         out.touch()
         err.touch()
@@ -145,13 +145,14 @@ def serve() -> None:
     from isal import isal_zlib  # noqa: F401, PLC0415
 
     for line in sys.stdin:
-        source, args, out, err = json.loads(line)
+        source, args, out, err, environment = json.loads(line)
         pid = os.fork()
         if not pid:
             for path, fd in ((os.devnull, 0), (out, 1), (err, 2)):
                 new = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
                 os.dup2(new, fd)
                 os.close(new)
+            os.environ.update(environment)
             sys.argv = ["program", *args]
             exec(compile(source, "<program>", "exec"), {"__name__": "__main__"})  # noqa: S102 - the test's own
             return

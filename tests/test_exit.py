@@ -20,9 +20,10 @@ for number in range(4):
 FAILING = """
 import errno, sys
 import asyncsave
+from backends import make_writer
 from gates import Failing, Gated
 folder = sys.argv[1]
-writer = asyncsave.Writer(system=Failing("fsync", errno.EIO))
+writer = make_writer(system=Failing("fsync", errno.EIO))
 handle = writer.save({"n": 1}, f"{folder}/ckpt")
 """
 
@@ -198,9 +199,10 @@ def test_the_exit_does_not_wait_for_ever(tmp_path, template, end):
     done = template.run(
         """
         import sys, asyncsave
+        from backends import make_writer
         from gates import Gated
         gate = Gated("fsync")
-        writer = asyncsave.Writer(system=gate, exit_timeout=0.2)
+        writer = make_writer(system=gate, exit_timeout=0.2)
         writer.save({"n": 1}, f"{sys.argv[1]}/ckpt")
         gate.arrival()
         """
@@ -220,10 +222,11 @@ def test_ctrl_c_while_the_exit_waits(tmp_path, template):
     done = template.run(
         """
         import signal, sys, threading, asyncsave
+        from backends import make_writer
         from gates import Gated
         signal.signal(signal.SIGINT, signal.default_int_handler)
         gate = Gated("fsync")
-        writer = asyncsave.Writer(system=gate, exit_timeout=20)
+        writer = make_writer(system=gate, exit_timeout=20)
         writer.save({"n": 1}, f"{sys.argv[1]}/ckpt")
         gate.arrival()
         main = threading.main_thread().ident
@@ -257,10 +260,11 @@ def test_the_exit_says_what_it_waits_for(tmp_path, template):
         """
         import sys, threading, asyncsave
         from asyncsave import ledger as module
+        from backends import make_writer
         from gates import Gated
         module._SAY_EVERY = 0.05
         gate = Gated("fsync")
-        writer = asyncsave.Writer(system=gate)
+        writer = make_writer(system=gate)
         writer.save({"n": 1}, f"{sys.argv[1]}/ckpt")
         gate.arrival()
         threading.Timer(0.5, gate.release).start()

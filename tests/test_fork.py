@@ -7,10 +7,11 @@ import asyncsave
 PROGRAM = """
 import os, sys, threading
 import torch, asyncsave
+from backends import make_writer
 from gates import Gated
 folder = sys.argv[1]
 gate = Gated("fsync")
-writer = asyncsave.Writer(system=gate)
+writer = make_writer(system=gate)
 handle = writer.save({"who": "parent"}, f"{folder}/parent")
 gate.arrival()
 queued = writer.save({"who": "parent"}, f"{folder}/queued")

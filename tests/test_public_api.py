@@ -32,6 +32,7 @@ NAMES = [
     "Writer",
     "WriterClosedError",
     "WriterDiedError",
+    "WriterProcess",
     "WriterStats",
     "aio",
     "check_errors",

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from backends import make_writer
 from gates import METHODS, SHORT, Failing, Recording
 
 import asyncsave
@@ -46,7 +47,7 @@ def version_at(path, numel):
 def calls_of_one_save(folder, numel):
     """Return how often a save onto an old file makes each system call."""
     system = Recording()
-    with Writer(system=system, threads=1) as writer:
+    with make_writer(system=system, threads=1) as writer:
         writer.save(state(0, numel), folder / "ckpt").result(PATIENCE)
         writer.save(state(1, numel), folder / "other").result(PATIENCE)  # opens no old file
     names = [call.name for call in system.trace]
@@ -97,7 +98,7 @@ def test_every_single_fault(tmp_path, method, kind):
                 asyncsave.save(state(1, numel), path)
                 old = path.read_bytes()
                 system = Failing(method, number, at=at, forever=forever)
-                with Writer(system=system, threads=1) as writer:
+                with make_writer(system=system, threads=1) as writer:
                     handle = writer.save(state(2, numel), path)
                     check(Outcome(case, handle.exception(PATIENCE), system), path, old, numel)
                     system.heal()
@@ -119,7 +120,7 @@ def test_every_single_fault_while_recycling(tmp_path, monkeypatch, method, numbe
         at += 1
         armed.clear()
         system = Failing(method, number, at=at, only=lambda *_, **__: bool(armed))
-        with Writer(system=system) as writer:
+        with make_writer(system=system) as writer:
             for _ in range(2):
                 writer.save(state(1, numel), path).result(PATIENCE)
             writer.flush()
@@ -153,7 +154,7 @@ def test_a_recycled_file_has_exactly_the_new_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(replacement, "SPARE_FROM", 1 << 20)
     path, system = tmp_path / "ckpt", Recording()
     sizes = [700_000, 800_000, 300_000, 900_000, 300_001]
-    with Writer(system=system) as writer:
+    with make_writer(system=system) as writer:
         for number, numel in enumerate(sizes):
             result = writer.save(state(number, numel), path).result(PATIENCE)
             assert path.stat().st_size == result.nbytes
@@ -188,7 +189,7 @@ def order(names):
 
 def trace_of_one_save(path, system, numel=1000):
     """Return the calls of a save, as far as they change anything."""
-    with Writer(system=system) as writer:
+    with make_writer(system=system) as writer:
         writer.save(state(1, numel), path).result(PATIENCE)
     return system.names()
 
@@ -203,7 +204,7 @@ def test_the_order_of_the_calls(tmp_path, kind):
 def test_not_durable_syncs_nothing(tmp_path):
     """With ``durable=False`` no sync is asked for; the file is still put in place whole."""
     system = Recording()
-    with Writer(system=system, durable=False) as writer:
+    with make_writer(system=system, durable=False) as writer:
         writer.save(state(1), tmp_path / "ckpt").result(PATIENCE)
     assert "fsync" not in {call.name for call in system.trace}
     assert version_at(tmp_path / "ckpt", 1000) == 1
@@ -413,7 +414,7 @@ def test_the_sweep_catches(tmp_path, monkeypatch, make, patch):
         path.write_bytes(old[:1000])
         error = SaveError("half", path=str(path), phase="write")
     else:
-        with Writer(system=system) as writer:
+        with make_writer(system=system) as writer:
             error = writer.save(state(2), path).exception(PATIENCE)
     with pytest.raises((AssertionError, asyncsave.LoadError)):
         check(Outcome("planted", error, system), path, old, 1000)

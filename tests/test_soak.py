@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from backends import make_writer
 from gates import Failing
 
 import asyncsave
@@ -64,7 +65,7 @@ def test_ten_thousand_saves_of_which_some_fail(tmp_path):
     system = Unreliable(seed)
     kept: dict[Path, int] = {}
     failed = 0
-    with asyncsave.Writer(system=system) as writer:
+    with make_writer(system=system) as writer:
         writer.save({"number": -1}, tmp_path / "first").exception()
         *before, _ = at_rest(writer)
         for number in range(10_000):

@@ -12,6 +12,7 @@ from collections import OrderedDict
 import psutil
 import pytest
 import torch
+from backends import make_writer
 from gates import Failing, Gated
 from saves import PATIENCE, Refusing, busy, number_in, state
 
@@ -22,7 +23,6 @@ from asyncsave import (
     QueueFullError,
     SaveError,
     StagingError,
-    Writer,
     WriterClosedError,
 )
 from asyncsave import (
@@ -231,7 +231,7 @@ def test_a_read_error_is_not_raised_again(open_writer, tmp_path, read):
 
 def test_on_error_log_goes_on(open_writer, tmp_path, caplog):
     """With ``"log"`` an error is logged and counted, later saves are made, and close raises it."""
-    writer = Writer(system=Failing("allocate", errno.ENOSPC), on_error="log")
+    writer = make_writer(system=Failing("allocate", errno.ENOSPC), on_error="log")
     handle = writer.save(state(), tmp_path / "1")
     concurrent.futures.wait([handle])
     assert writer.save(state(), tmp_path / "2").result(PATIENCE).durable
@@ -245,7 +245,7 @@ def test_on_error_log_goes_on(open_writer, tmp_path, caplog):
 
 def test_close_raises_one_and_logs_the_others(tmp_path, caplog):
     """The first error is raised by close; those behind it are in the log."""
-    writer = Writer(system=Failing("allocate", errno.EIO, forever=True), on_error="log")
+    writer = make_writer(system=Failing("allocate", errno.EIO, forever=True), on_error="log")
     concurrent.futures.wait([writer.save(state(), tmp_path / name) for name in "ab"])
     with pytest.raises(SaveError, match="/a'"):
         writer.close()
@@ -257,7 +257,7 @@ def test_leaving_by_another_exception_lets_it_through(tmp_path, caplog):
     """If the ``with`` block raised, its error comes out, and ours is logged."""
 
     def leave():
-        with Writer(system=Failing("allocate", errno.EIO)) as writer:
+        with make_writer(system=Failing("allocate", errno.EIO)) as writer:
             writer.save(state(), tmp_path / "1")
             raise ZeroDivisionError
 
@@ -269,7 +269,7 @@ def test_leaving_by_another_exception_lets_it_through(tmp_path, caplog):
 
 def test_leaving_normally_raises_ours(tmp_path):
     """A ``with`` block that ends well raises the error of a failed save."""
-    with pytest.raises(SaveError), Writer(system=Failing("allocate", errno.EIO)) as writer:
+    with pytest.raises(SaveError), make_writer(system=Failing("allocate", errno.EIO)) as writer:
         writer.save(state(), tmp_path / "1")
 
 
@@ -501,7 +501,7 @@ def test_warmup_makes_as_many_as_fit(open_writer):
 def test_bad_options(options):
     """An option that makes no sense is named, with what it may be."""
     with pytest.raises(OptionError, match=next(iter(options))):
-        Writer(**options)
+        asyncsave.Writer(**options)
 
 
 def test_bad_on_busy_of_one_save(open_writer, tmp_path):

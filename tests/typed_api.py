@@ -91,6 +91,11 @@ def writers() -> None:
         assert_type(writer.stats, asyncsave.WriterStats)
         assert_type(writer.stats.saved, int)
         assert_type(writer.close(1.0), None)
+    asyncsave.Writer(backend="thread").close()
+    asyncsave.Writer(backend="process").close()
+    asyncsave.Writer(backend=asyncsave.WriterProcess(nice=10, ionice="low", cpu_affinity=[2, 3])).close()
+    asyncsave.Writer(backend="fibre")  # type: ignore[arg-type]
+    asyncsave.WriterProcess(ionice="high")  # type: ignore[arg-type]
     asyncsave.Writer(2)  # type: ignore[call-arg]
     asyncsave.Writer(on_busy="never")  # type: ignore[arg-type]
 

@@ -6,11 +6,12 @@ import contextlib
 import threading
 import traceback
 from queue import SimpleQueue
-from typing import Protocol
 
 from asyncsave import pending
-from asyncsave.persist import Job, persist
-from asyncsave.result import SaveResult
+from asyncsave.backends.contract import Task
+from asyncsave.image.layout import Layout
+from asyncsave.memory import Pages
+from asyncsave.persist import persist
 from asyncsave.storage.replacement import FULL
 from asyncsave.storage.spare import Spares
 from asyncsave.storage.sweep import sweep
@@ -18,25 +19,7 @@ from asyncsave.storage.system import System
 from asyncsave.storage.target import Target
 from asyncsave.workers import Workers
 
-__all__ = ["Order", "ThreadBackend"]
-
-
-class Order(Protocol):
-    """A job, and what is to be told of it, on the writing thread."""
-
-    job: Job
-
-    def begin(self) -> bool:
-        """Claim the job; False means that it was withdrawn."""
-
-    def progress(self, nbytes: int) -> None:
-        """Count written bytes; called on the workers' threads."""
-
-    def finish(self, result: SaveResult) -> None:
-        """Say that it is done."""
-
-    def fail(self, error: BaseException) -> None:
-        """Say that it failed, and that what it had made is gone."""
+__all__ = ["ThreadBackend"]
 
 
 class ThreadBackend:
@@ -50,11 +33,15 @@ class ThreadBackend:
         threads: How many write blocks at once.
     """
 
+    name = "thread"
+    outlives = False
+    pages = Pages
+
     def __init__(self, system: System, threads: int) -> None:
         self._system = system
         self._spares = Spares(system)
         self._swept: set[str] = set()
-        self._orders: SimpleQueue[Order | None] = SimpleQueue()
+        self._orders: SimpleQueue[Task | None] = SimpleQueue()
         self._workers = Workers(threads, "asyncsave-blocks")
         self._lock = threading.RLock()
         self._writing = threading.Thread(target=self._run, name="asyncsave-writer", daemon=True)
@@ -65,7 +52,14 @@ class ThreadBackend:
             # The interpreter is shutting down and starts no thread: the caller writes.
             self._takes_orders = False
 
-    def submit(self, order: Order) -> None:
+    def room(self, layout: Layout) -> int:
+        """Return the size of the image: nothing else is needed."""
+        return layout.nbytes
+
+    def warmup(self) -> None:
+        """Do nothing: the threads are there."""
+
+    def submit(self, order: Task) -> None:
         """Take an order; return at once, or when it is done if the thread has ended."""
         with self._lock:
             if self._takes_orders:
@@ -77,7 +71,7 @@ class ThreadBackend:
     def close(self) -> None:
         """Finish what was submitted, then end the threads and wait for them.
 
-        Orders that are submitted later are worked by their caller.
+        Tasks that are submitted later are worked by their caller.
         """
         with self._lock:
             if self._takes_orders:
@@ -107,7 +101,7 @@ class ThreadBackend:
             self._work(order)
             del order  # let go of the arena and the handle while waiting for the next
 
-    def _work(self, order: Order) -> None:
+    def _work(self, order: Task) -> None:
         if not order.begin():
             return
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Callable
 
 from asyncsave.image.layout import PAGE
 from asyncsave.memory import Pages
@@ -27,6 +28,7 @@ class Arena:
     Args:
         nbytes: At least so many bytes are usable.
         workers: Who touches the pages.
+        pages: What kind of memory.
         room: Whether to add a 64th, so that a state which grows a little from save to save stays in
             its arena.
 
@@ -34,22 +36,29 @@ class Arena:
         capacity: Usable bytes, a multiple of the page size.
         address: Where they begin, page-aligned.
         view: The same as a writable memoryview.
+        descriptor: By which another process can have the memory too, -1 if none can.
 
     Raises:
-        OSError: The mapping was refused (address-space limit, overcommit).
+        OSError: The mapping was refused (address-space limit, overcommit), or memory is short.
     """
 
-    def __init__(self, nbytes: int, workers: Workers, *, room: bool = True) -> None:
+    def __init__(
+        self, nbytes: int, workers: Workers, *, pages: Callable[[int], Pages] = Pages, room: bool = True
+    ) -> None:
         slack = nbytes // _SLACK if room else 0
         self.capacity = max(PAGE, (nbytes + slack + PAGE - 1) & -PAGE)
-        self._pages = Pages(self.capacity)
-        self.address, self.view = self._pages.address, self._pages.view
-        self._pages.keep_from_children()
-        workers.each(
-            lambda offset: self._pages.touch(offset, min(_TOUCH, self.capacity - offset)),
-            range(0, self.capacity, _TOUCH),
-        )
+        self._pages = pages(self.capacity)
+        self.address, self.view, self.descriptor = self._pages.address, self._pages.view, self._pages.descriptor
         _arenas.add(self)
+        self._pages.keep_from_children()
+        try:
+            workers.each(
+                lambda offset: self._pages.touch(offset, min(_TOUCH, self.capacity - offset)),
+                range(0, self.capacity, _TOUCH),
+            )
+        except BaseException:
+            self.close()
+            raise
 
     def __repr__(self) -> str:
         """Show the size."""
