@@ -9,6 +9,7 @@ in this process or another, the reading end hangs up.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import os
 import select
 import threading
@@ -17,7 +18,10 @@ from typing import Any
 
 from asyncsave import descriptors
 
-__all__ = ["Claim", "claim_of", "register", "wait_for_end"]
+__all__ = ["Claim", "claim_of", "wait_for_end"]
+
+
+_PATIENCE = 1.0
 
 
 class Claim:
@@ -31,7 +35,7 @@ class Claim:
         with descriptors.held_back():
             self._reading, self._writing = map(descriptors.keep, fds or os.pipe())
         self._lock = threading.RLock()
-        self._taken_here = False
+        self._withdrawn = self._seized = False
         if fds is None:
             os.set_blocking(self._reading, False)
             os.write(self._writing, b"!")
@@ -39,28 +43,57 @@ class Claim:
     def take(self) -> bool:
         """Take the save, for good; False if somebody else has, or if it has ended."""
         with self._lock:
-            try:
-                self._taken_here = bool(os.read(self._reading, 1)) or self._taken_here
-            except OSError:
-                return False
-            return self._taken_here
+            if not self._withdrawn and not self._seized:
+                with contextlib.suppress(OSError):
+                    self._withdrawn = bool(os.read(self._reading, 1))
+            return self._withdrawn
 
-    def renew(self) -> None:
-        """Put the byte back if the process that took it has died."""
-        with self._lock:
-            if self._reading >= 0 and not self._taken_here and not select.select([self._reading], [], [], 0)[0]:
+    def is_free(self) -> bool:
+        """Tell whether nobody has taken the save yet, and it has not ended."""
+        return self._reading >= 0 and descriptors.is_readable(self._reading)
+
+    def renew(self) -> bool:
+        """Put the byte back that a dead process took; False if the save is not to be begun any more.
+
+        That is so if it was withdrawn, or where a signal handler has interrupted :meth:`take` and waits.
+        """
+        if not self._lock.acquire(timeout=_PATIENCE):
+            return False
+        try:
+            if self._reading < 0 or self._withdrawn or self._seized:
+                return False
+            if not descriptors.is_readable(self._reading):
                 os.write(self._writing, b"!")
+        finally:
+            self._lock.release()
+        return True
+
+    def seize(self) -> bool:
+        """Take the save from a dead process, byte or not; False if it was withdrawn before."""
+        if not self._lock.acquire(timeout=_PATIENCE):
+            return False
+        try:
+            self._seized = not self._withdrawn
+            return self._seized
+        finally:
+            self._lock.release()
 
     def duplicate(self, *, writing: bool = True) -> list[int]:
         """Return further descriptors of both ends, or of the reading one only; none if it is closed here.
 
         :func:`descriptors.drop` closes them.
         """
-        with descriptors.held_back():
+        with self._lock, descriptors.held_back():
             if self._reading < 0:
                 return []
-            ends = (self._reading, self._writing) if writing else (self._reading,)
-            return [descriptors.keep(os.dup(fd)) for fd in ends]
+            reading = descriptors.keep(os.dup(self._reading))
+            if not writing:
+                return [reading]
+            try:
+                return [reading, descriptors.keep(os.dup(self._writing))]
+            except OSError:
+                descriptors.drop(reading)
+                raise
 
     def abandon(self) -> None:
         """Forget the pipe, in a forked child, where it is closed already."""
@@ -68,22 +101,21 @@ class Claim:
 
     def close(self) -> None:
         """Say that the save has ended, as far as this process is concerned. Idempotent."""
-        with descriptors.held_back():
-            for fd in (self._reading, self._writing):
+        held = self._lock.acquire(timeout=_PATIENCE)
+        try:
+            fds, self._reading, self._writing = (self._reading, self._writing), -1, -1
+            for fd in fds:
                 descriptors.drop(fd)
-            self._reading = self._writing = -1
+        finally:
+            if held:
+                self._lock.release()
 
 
 _claims: weakref.WeakKeyDictionary[concurrent.futures.Future[Any], Claim] = weakref.WeakKeyDictionary()
 
 
-def register(save: concurrent.futures.Future[Any], claim: Claim) -> None:
-    """Note the claim of a save that another process carries out."""
-    _claims[save] = claim
-
-
 def claim_of(save: concurrent.futures.Future[Any]) -> Claim:
-    """Return a save's claim; one that this process carries out gets one now, which ends with it."""
+    """Return a save's claim; the first who asks makes it. It ends with the save, if not before."""
     known = _claims.get(save)
     if known is not None:
         return known

@@ -91,7 +91,8 @@ class SaveError(AsyncSaveError, OSError):
     Attributes:
         path: The target, absolute.
         phase: What failed: ``"target"``, ``"open"``, ``"allocate"``, ``"write"``,
-            ``"sync"``, ``"close"``, ``"rename"``, or ``"sync folder"``.
+            ``"sync"``, ``"close"``, ``"rename"``, ``"sync folder"``, or ``"hand over"`` (to the
+            writer process).
         errno: The operating system's number, or None where it has none.
         outcome: ``"not_committed"``: what was at ``path`` before is there untouched.
             ``"incomplete"``: a file object of the caller's has taken a part of the checkpoint.

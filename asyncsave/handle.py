@@ -72,15 +72,17 @@ class SaveHandle(concurrent.futures.Future[SaveResult]):
 
     Attributes:
         path: The target, absolute; for a file object its ``name`` or type.
+        is_file: Whether the target is a path, and not a file object.
         staged: Set once the state is the caller's again: always, when ``save_async`` has returned,
             unless the save was skipped.
         durable: Set once the checkpoint survives a power cut. Where it never will (a failed or
             cancelled save, a file system in memory), ``wait`` returns False as soon as that is known.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, is_file: bool = True) -> None:
         super().__init__()
         self.path = path
+        self.is_file = is_file
         self.staged = Moment()
         self.durable = Moment()
         self._status: Status = "staging"

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from asyncsave.handle import SaveHandle
 
@@ -76,12 +77,12 @@ class Ledger:
             message = f"{len(late)} save(s) still in flight after {timeout} s: {names}. They go on"
             raise TimeoutError(message)
 
-    def drain(self, timeout: float, fate: str) -> bool:
+    def drain(self, timeout: float, fate: Callable[[SaveHandle], str]) -> bool:
         """Block until no save is in flight, at exit; log what is waited for, and what is not.
 
         Args:
             timeout: Seconds.
-            fate: What becomes of those that are still in flight then.
+            fate: Tells what becomes of one that is still in flight then.
 
         Returns:
             False if something was in flight after ``timeout`` seconds.
@@ -91,7 +92,7 @@ class Ledger:
             left = deadline - time.monotonic()
             if left <= 0:
                 for handle in late:
-                    _log.critical("%s at exit after %s s: %r", fate, timeout, handle)
+                    _log.critical("%s at exit after %s s: %r", fate(handle), timeout, handle)
                 return False
             concurrent.futures.wait(late, min(left, _SAY_EVERY))
             if all(handle.done() for handle in late):

@@ -75,12 +75,12 @@ class _ExitCode:
     """
 
     def __init__(self) -> None:
-        # What C libraries have printed and not flushed; Python's own modules are gone by then.
-        self._flush = ctypes.CDLL(None).fflush
+        # What C libraries have printed and not flushed; Python's own modules are gone by then, os perhaps too.
+        self._flush, self._exit = ctypes.CDLL(None).fflush, os._exit
 
     def __del__(self) -> None:
         self._flush(None)
-        os._exit(1)
+        self._exit(1)
 
 
 _exit_code: list[_ExitCode] = []

@@ -24,13 +24,15 @@ __all__ = ["Pages", "SharedPages", "map_shared", "nameless_file"]
 _HUGE = 2 << 20
 _MADV_REMOVE, _MADV_DONTFORK, _MADV_HUGEPAGE, _MADV_POPULATE_WRITE, _MADV_COLLAPSE = 9, 10, 14, 23, 25
 _UNKNOWN = {errno.EINVAL, errno.ENOSYS}
-_NO_MEMFD = {errno.ENOSYS, errno.EPERM, errno.EINVAL}
+_NO_MEMFD = {errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EINVAL}
 
 _libc: Any = ctypes.CDLL(None, use_errno=True)
 _mmap, _munmap = _libc.mmap, _libc.munmap
 _mmap.restype = ctypes.c_void_p
 _mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64)
 _munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_NOTHING, _READ_WRITE = 0, mmap.PROT_READ | mmap.PROT_WRITE
+_MAP_FIXED = 0x10
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
 
@@ -80,7 +82,7 @@ class Pages:
         They would pay for its page tables, and this process for copies of its pages. In a child its
         addresses hold nothing, or by now something else: call :meth:`abandon` there.
         """
-        _madvise(self.address, len(self.view), _MADV_DONTFORK)
+        _madvise(self._mapping.address, len(self._mapping.view), _MADV_DONTFORK)
 
     def abandon(self) -> None:
         """Never unmap it, in a forked child: that could take away another object's memory."""
@@ -172,10 +174,8 @@ class _Mapping:
     """
 
     def __init__(self, nbytes: int, flags: int, fd: int = -1) -> None:
-        address = _mmap(None, nbytes, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, 0)
-        if address is None or address == _MAP_FAILED:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
+        huge = fd >= 0 and nbytes >= _HUGE and sys.platform.startswith("linux")
+        address = _map_aligned(nbytes, flags, fd) if huge else _map(None, nbytes, flags, fd)
         self.address = address
         memory = (ctypes.c_char * nbytes).from_address(address)
         self._unmap = weakref.finalize(memory, _munmap, address, nbytes)
@@ -187,6 +187,35 @@ class _Mapping:
 
     def close(self) -> None:
         self.view.release()
+
+
+def _map(address: int | None, nbytes: int, flags: int, fd: int, rights: int = _READ_WRITE) -> int:
+    found: int | None = _mmap(address, nbytes, rights, flags, fd, 0)
+    if found is None or found == _MAP_FAILED:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return found
+
+
+def _map_aligned(nbytes: int, flags: int, fd: int) -> int:
+    """Map a file where a huge page can begin: the kernel does not look for such a place by itself.
+
+    Elsewhere the memory has small pages for good (measured: written a third slower, closed a hundred
+    times as slowly). So room for one huge page more is reserved, and what is not needed given back.
+    """
+    room = nbytes + _HUGE
+    start = _map(None, room, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, _NOTHING)
+    address = (start + _HUGE - 1) & -_HUGE
+    try:
+        _map(address, nbytes, flags | _MAP_FIXED, fd)
+    except OSError:
+        _munmap(start, room)
+        raise
+    end = address + ((nbytes + mmap.PAGESIZE - 1) & -mmap.PAGESIZE)
+    for left, right in ((start, address), (end, start + room)):
+        if left < right:
+            _munmap(left, right - left)
+    return address
 
 
 def nameless_file() -> tuple[int, bool]:

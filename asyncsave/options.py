@@ -11,6 +11,9 @@ from asyncsave.errors import OptionError
 
 __all__ = ["at_least", "core_numbers", "file_path", "one_of", "pickler", "seconds", "whole_number", "yes_or_no"]
 
+_MOST = 1 << 16
+"""No machine has more processors."""
+
 
 def at_least(name: str, value: object, minimum: int) -> None:
     """Refuse everything but whole numbers from ``minimum`` on.
@@ -34,16 +37,19 @@ def whole_number(name: str, value: object, minimum: int, maximum: int) -> None:
         raise OptionError(message)
 
 
-def core_numbers(name: str, value: object) -> None:
-    """Refuse everything but a list of processors.
+def core_numbers(name: str, value: object) -> list[int]:
+    """Return a list of processors.
 
     Raises:
         OptionError: It is empty, or something else.
     """
     cores = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else []
-    if not cores or not all(isinstance(core, int) and core >= 0 for core in cores):
+    if not cores or not all(
+        isinstance(core, int) and not isinstance(core, bool) and 0 <= core <= _MOST for core in cores
+    ):
         message = f"{name} must be numbers of processors, as in [2, 3], not {value!r}"
         raise OptionError(message)
+    return cores
 
 
 def file_path(f: object) -> str:

@@ -17,93 +17,24 @@ import contextlib
 import faulthandler
 import logging
 import os
+import resource
 import select
 import signal
 import stat
 import sys
-import time
 
 from asyncsave import wire
 from asyncsave.backends.thread import ThreadBackend
 from asyncsave.channel import Channel
-from asyncsave.claim import Claim, wait_for_end
-from asyncsave.errors import SaveError
-from asyncsave.image.table import read_table
-from asyncsave.memory import map_shared
-from asyncsave.persist import Job
+from asyncsave.commission import Commission
 from asyncsave.reporter import Reporter
-from asyncsave.result import SaveResult
 from asyncsave.storage.system import System
-from asyncsave.storage.target import Target
 
 __all__ = ["main", "serve"]
 
 _MOST_THREADS = 1024
-
-
-class _Commission:
-    """One save that came over the socket.
-
-    Args:
-        save: What is to be done.
-        fds: The memory, the claim's two ends, and one for every save that has to end first.
-        reporter: Whom to tell.
-    """
-
-    job: Job
-
-    def __init__(self, save: wire.Save, fds: list[int], reporter: Reporter) -> None:
-        self._save = save
-        self._memory, reading, writing, *self._earlier = fds
-        os.set_blocking(reading, False)
-        self._claim = Claim((reading, writing))
-        self._reporter = reporter
-
-    def begin(self) -> bool:
-        """Claim the save, wait for those that come before it, and look at its image."""
-        save = self._save
-        if not self._claim.take():
-            self._let_go()
-            return False
-        self._reporter.say(wire.Begun(save.number, time.perf_counter() - save.queued))
-        try:
-            for earlier in self._earlier:
-                wait_for_end(earlier)
-            memory = map_shared(self._memory)
-            layout, crcs = read_table(memory, save.nbytes)
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with what was sent: the next save is another
-            self.fail(error)
-            return False
-        target = Target(save.path, save.folder, save.name)
-        self.job = Job(memory, layout, crcs, target, save.path, save.sync, {}, save.started)
-        return True
-
-    def progress(self, nbytes: int) -> None:
-        """Report written bytes."""
-        self._reporter.say(wire.Progress(self._save.number, nbytes))
-
-    def finish(self, result: SaveResult) -> None:
-        """Report that the checkpoint is in place."""
-        self._let_go()
-        seal, write, sync, total = (result.timings[phase] for phase in ("seal", "write", "sync", "total"))
-        done = wire.Done(self._save.number, result.digest, result.durable, seal, write, sync, total)
-        self._reporter.say(done, f"saved {result.path}: {result.nbytes} bytes, {result.digest}")
-
-    def fail(self, error: BaseException) -> None:
-        """Report that it is not, and why."""
-        self._let_go()
-        told = SaveError.describing(error, path=self._save.path)
-        failed = wire.Failed(
-            self._save.number, wire.shortened(str(told)), told.path, told.phase, told.errno or 0, told.outcome
-        )
-        self._reporter.say(failed, str(told))
-
-    def _let_go(self) -> None:
-        """Close the descriptors; the mapping goes with its last view."""
-        for fd in (self._memory, *self._earlier):
-            os.close(fd)
-        self._earlier, self._memory = [], -1
-        self._claim.close()
+_ITS_OWN = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGSYS, signal.SIGTRAP}
+"""Signals that tell of an error in this very process."""
 
 
 def serve(channel: Channel, reporter: Reporter, system: System) -> None:
@@ -122,12 +53,12 @@ def serve(channel: Channel, reporter: Reporter, system: System) -> None:
         reporter.log_to(start.log)
         backend = ThreadBackend(system, min(max(1, start.threads), _MOST_THREADS))
         reporter.say(wire.Ready(os.getpid()))
+        queued: list[Commission] = []
         with _Trainer(start.trainer) as trainer:
-            while trainer.speaks(channel):
-                received = channel.receive()
-                if received is None:
-                    break
-                backend.submit(_commission(*received, reporter))
+            while trainer.speaks(channel) and (received := channel.receive()) is not None:
+                queued = [earlier for earlier in queued if earlier.is_wanted()]
+                queued.append(_commission(*received, reporter))
+                backend.submit(queued[-1])
     except wire.ProtocolError as error:
         reporter.log(logging.ERROR, f"the writer process was sent what is no message, and listens no more: {error}")
     finally:
@@ -146,25 +77,23 @@ def _first(channel: Channel) -> wire.Start | None:
     received = channel.receive()
     if received is None:
         return None
-    message, _ = received
+    message, fds = received
     if not isinstance(message, wire.Start):
+        for fd in fds:
+            os.close(fd)
         raise wire.ProtocolError(f"the first message is a {type(message).__name__}")
     return message
 
 
-def _commission(message: wire.Message, fds: list[int], reporter: Reporter) -> _Commission:
+def _commission(message: wire.Message, fds: list[int], reporter: Reporter) -> Commission:
     """Make a task of a message.
 
     Raises:
-        ProtocolError: It is none, or its target is not one that a writer would have sent.
+        ProtocolError: It is none.
     """
-    if isinstance(message, wire.Save):
-        named = "\0" not in message.folder + message.name and os.sep not in message.name
-        if named and os.path.isabs(message.folder) and message.name not in {"", os.curdir, os.pardir}:
-            return _Commission(message, fds, reporter)
-    for fd in fds:
-        os.close(fd)
-    raise wire.ProtocolError(f"this asks for nothing that can be done: {message!r:.200}")
+    if not isinstance(message, wire.Save):
+        raise wire.ProtocolError(f"a {type(message).__name__} makes no sense here")
+    return Commission(message, fds, reporter)
 
 
 class _Trainer:
@@ -189,10 +118,15 @@ class _Trainer:
 
     def speaks(self, channel: Channel) -> bool:
         """Block until there is something to receive; False if there never will be."""
-        ends = [channel.fileno(), *([self._fd] if self._fd >= 0 else [])]
-        readable, _, _ = select.select(ends, [], [])
+        poll = select.poll()
+        for fd in (channel.fileno(), self._fd):
+            if fd >= 0:
+                poll.register(fd, select.POLLIN)
         # What the dead one has sent is received first.
-        return channel.fileno() in readable
+        if any(fd == channel.fileno() for fd, _ in poll.poll()):
+            return True
+        channel.break_off()  # whoever holds its end of the socket does not listen
+        return False
 
 
 class _Relay(logging.Handler):
@@ -208,18 +142,30 @@ class _Relay(logging.Handler):
 
 def main() -> int:
     """Be a writer process, the socket to the trainer being standard input."""
-    if not stat.S_ISSOCK(os.fstat(0).st_mode):
+    if not _has_socket():
         sys.stderr.write('This is the writer process of asyncsave. Writer(backend="process") starts it.\n')
         return 2
     faulthandler.enable()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with contextlib.suppress(OSError, ValueError):  # macOS has an upper bound that it does not tell
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    for number in signal.valid_signals() - _ITS_OWN:
         # They are meant for the trainer. This process ends when the trainer does, its work done.
-        signal.signal(number, signal.SIG_IGN)
+        with contextlib.suppress(OSError, ValueError):
+            signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # whoever started it has held them back until now
     channel, system = Channel(_standard_input()), System()
     reporter = Reporter(channel, system)
     logging.getLogger("asyncsave").addHandler(_Relay(reporter))
     serve(channel, reporter, system)
     return 0
+
+
+def _has_socket() -> bool:
+    try:
+        return stat.S_ISSOCK(os.fstat(0).st_mode)
+    except OSError:  # it is closed
+        return False
 
 
 def _standard_input() -> int:

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from asyncsave.claim import Claim, register
+from asyncsave.claim import Claim, claim_of
 from asyncsave.errors import AsyncSaveError, SaveError
 from asyncsave.handle import SaveHandle
 from asyncsave.ledger import Ledger
@@ -52,26 +52,28 @@ class Transit:
     ) -> None:
         self.job = job
         self._handle = handle
-        self._slot = slot
+        self._lent = [slot]
         self._slots = slots
         self._ledger = ledger
         self._tally = tally
         self._logs_errors = logs_errors
+        self._begun = False
         self._withdrawn: Callable[[], None] = lambda: None
         self.queued = time.perf_counter()
 
     def begin(self) -> bool:
-        """Claim the save for writing; False if it was withdrawn."""
-        if not self._handle.begin():
-            return False
-        self.job.timings["queue"] = time.perf_counter() - self.queued
-        return True
+        """Claim the save for writing; False if it was withdrawn. Who has begun may begin again."""
+        if not self._begun and self._handle.begin():
+            self._begun = True
+            self.job.timings["queue"] = time.perf_counter() - self.queued
+        return self._begun
 
-    def contest(self, claim: Claim, withdrawn: Callable[[], None]) -> None:
-        """Let the save be withdrawn only by who takes the claim."""
-        register(self._handle, claim)
+    def contest(self, withdrawn: Callable[[], None]) -> Claim:
+        """Let the save be withdrawn only by who takes its claim."""
+        claim = claim_of(self._handle)
         self._withdrawn = withdrawn
         self._handle.contest(claim.take)
+        return claim
 
     def progress(self, nbytes: int) -> None:
         """Count written bytes."""
@@ -80,17 +82,19 @@ class Transit:
     def finish(self, result: SaveResult) -> None:
         """Say that the checkpoint is in place."""
         self._tally.count("saved", result.nbytes)
-        self._slots.give_back(self._slot)
+        self._give_back()
         self._handle.finish(result)
         self._ledger.leave(self._handle)
         self._say(logging.DEBUG, f"saved {result.path}: {result.nbytes} bytes, {result.timings}")
 
     def fail(self, error: BaseException) -> None:
-        """Say that it is not, and why."""
+        """Say that it is not, and why; nothing if it has ended already (a callback of the user's raised)."""
+        if self._handle.done():
+            return
         described = error if isinstance(error, AsyncSaveError) else SaveError.describing(error, path=self.job.path)
         self._tally.count("failed")
         self._ledger.blame(self._handle)
-        self._slots.give_back(self._slot)
+        self._give_back()
         self._handle.fail(described)
         self._ledger.leave(self._handle)
         if self._logs_errors:
@@ -100,8 +104,13 @@ class Transit:
         """Say that the save was cancelled or replaced before it was begun."""
         self._withdrawn()
         self._tally.count("replaced" if self._handle.status == "replaced" else "cancelled")
-        self._slots.give_back(self._slot)
+        self._give_back()
         self._ledger.leave(self._handle)
+
+    def _give_back(self) -> None:
+        """Give the slot back, once: whoever comes second must not free it under the next save."""
+        with contextlib.suppress(IndexError):
+            self._slots.give_back(self._lent.pop())
 
     def _say(self, level: int, message: str) -> None:
         with contextlib.suppress(Exception):

@@ -71,6 +71,7 @@ class Save(NamedTuple):
         folder: The folder that it really lies in.
         name: Its name in there.
         sync: Whether to flush to the medium.
+        umask: Of the trainer at the call, for the mode of a new file; -1 where it is not known.
         started: ``time.perf_counter()`` of the call.
         queued: The same when the state was staged.
         after: How many saves must have ended before; as many descriptors come last.
@@ -82,6 +83,7 @@ class Save(NamedTuple):
     folder: str
     name: str
     sync: bool
+    umask: int
     started: float
     queued: float
     after: int
@@ -124,7 +126,6 @@ class Failed(NamedTuple):
 
     number: int
     message: str
-    path: str
     phase: str
     errno: int
     outcome: str
@@ -146,9 +147,12 @@ def encode(message: Message) -> bytes:
     """Return a message as bytes, its header first.
 
     Raises:
-        ProtocolError: It is longer than :data:`LONGEST`.
+        ProtocolError: It is longer than :data:`LONGEST`, or a field of it cannot be said.
     """
-    body = b"".join(_pack(kind, value) for kind, value in zip(_FIELDS[type(message)], message, strict=True))
+    try:
+        body = b"".join(_pack(kind, value) for kind, value in zip(_FIELDS[type(message)], message, strict=True))
+    except (UnicodeEncodeError, struct.error) as error:
+        raise ProtocolError(f"a {type(message).__name__} that cannot be said: {error}") from error
     if len(body) > LONGEST:
         raise ProtocolError(f"a {type(message).__name__} of {len(body)} bytes is longer than {LONGEST}")
     return HEADER.pack(_MAGIC, VERSION, _KINDS.index(type(message)), len(body)) + body

@@ -103,8 +103,8 @@ class Writer:
         self.durable = durable
         self._on_error = on_error
         self._exit_timeout = exit_timeout
-        self._copiers = Workers(min(4, cores()), "asyncsave-copy")
         self._backend = _factory(backend).start(threads or 2)
+        self._copiers = Workers(min(4, cores()), "asyncsave-copy")
         self._slots = Slots(max_pending, memory_budget, self._copiers, self._backend.pages)
         self._ledger = Ledger()
         self._admission = Admission(self._slots, self._ledger, self._backend.is_current_thread)
@@ -243,7 +243,7 @@ class Writer:
         target, path = destination(f)
         if self._on_error == "raise":
             self.check_errors()
-        handle = SaveHandle(path)
+        handle = SaveHandle(path, is_file=isinstance(target, Target))
 
         def go_on() -> None:
             self._check_open()
@@ -316,9 +316,10 @@ class Writer:
         self._check_wait(timeout)
         with self._ledger.lock:  # a save that is being staged is queued before, or refused
             self._closed = True
+        started = time.monotonic()
         self._ledger.wait(timeout)
         lifecycle.release(self)
-        self._backend.close()
+        self._backend.close(None if timeout is None else max(0.0, timeout - (time.monotonic() - started)))
         self._copiers.close()
         self._slots.close()
         error = self._ledger.next_unread()
@@ -370,9 +371,12 @@ class Writer:
                 if not handle.withdraw("cancelled") and handle.status == "staging":
                     self._slots.give_back(slot)
                 raise
+        self._backend.settle()
 
     def _drain_at_exit(self) -> bool:
-        fate = "left to the writer process" if self._backend.outlives else "lost"
+        def fate(handle: SaveHandle) -> str:
+            return "left to the writer process" if self._backend.outlives and handle.is_file else "lost"
+
         if not self._ledger.drain(self._exit_timeout, fate):
             return False
         self._backend.close()  # from here on whoever saves writes himself
@@ -397,7 +401,7 @@ def _factory(backend: BackendName | BackendFactory) -> BackendFactory:
     if isinstance(backend, str):
         one_of("backend", backend, BackendName)
         return WriterProcess() if backend == "process" else WriterThread()
-    if not callable(getattr(backend, "start", None)):
+    if isinstance(backend, type) or not callable(getattr(backend, "start", None)):
         raise OptionError(f'backend must be "thread", "process" or a WriterProcess, not {backend!r}')
     return backend
 

@@ -18,6 +18,11 @@ from benchmarks.race import Spread, recorded_time
 from benchmarks.report import Figure
 
 PAGE = 4096
+NAMES = {
+    "shared once": "memory of both, what they share once (PSS)",
+    "trainer uss": "trainer's own (USS)",
+    "service uss": "writer process's own (USS)",
+}
 pytestmark = [
     pytest.mark.benchmark(group="memory (seconds of the whole measuring process)", timer=recorded_time),
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is read from Linux's /proc/self/status"),
@@ -49,6 +54,33 @@ def bench_flat(bench: Bench, benchmark: BenchmarkFixture) -> None:
         )
     )
     bench.report.record(benchmark, [seconds], nbytes=16 * 10**6, promise="file + folder", extra=told)
+
+
+def bench_flat_process(bench: Bench, benchmark: BenchmarkFixture) -> None:
+    """Measure what trainer and writer process grow by over many saves: memory that they share counts once."""
+    seconds, told = _measure(bench, "both", 500 if not bench.quick else 50)
+    saves = told["saves"]
+
+    def growth(name: str) -> int:
+        return told[f"late {name}"] - told[f"early {name}"]
+
+    for of in ("shared once", "trainer uss", "service uss"):
+        bench.report.add(
+            Figure(
+                f"growth over {saves} saves by a process: {NAMES[of]}",
+                f"< {PAGE} B per save",
+                Spread.of([growth(of) / saves]),
+                "B",
+                PAGE,
+            )
+        )
+    descriptors = Spread.of([growth("trainer descriptors") + growth("service descriptors")])
+    bench.report.add(
+        Figure(f"growth over {saves} saves by a process: descriptors of both", "0", descriptors, "in all", 0.0)
+    )
+    own = Spread.of([told["late service uss"] / 1e6])
+    bench.report.add(Figure(f"writer process after {saves} saves, memory of its own (USS)", "< 60 MB", own, "MB", 60.0))
+    bench.report.record(benchmark, [seconds], nbytes=8 * 10**6, promise="file + folder", extra=told)
 
 
 def _measure(bench: Bench, kind: str, number: int) -> tuple[float, dict[str, int]]:

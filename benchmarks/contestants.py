@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.distributed as dist
@@ -79,13 +79,14 @@ class Contestant(Protocol):
 
 
 class AsyncSave:
-    """This package: a `Writer` of its own, with warm arenas."""
+    """This package: a `Writer` of its own, with warm arenas; a thread writes, which is the default."""
 
     name = "asyncsave"
     promise = "file + folder"
+    backend: Literal["thread", "process"] = "thread"
 
     def __init__(self, state: State) -> None:
-        self.writer = asyncsave.Writer()
+        self.writer = asyncsave.Writer(backend=self.backend)
         self.writer.warmup(state)
 
     def save(self, state: State, path: Path) -> Saving:
@@ -110,6 +111,13 @@ class AsyncSaveNewFile(AsyncSave):
         """Remove what is there, untimed, then save."""
         discard(path)
         return super().save(state, path)
+
+
+class AsyncSaveProcess(AsyncSave):
+    """The same with a writer process, which is there and ready."""
+
+    name = "asyncsave, process"
+    backend = "process"
 
 
 class TorchSave:

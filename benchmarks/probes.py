@@ -217,6 +217,18 @@ def takes_direct(folder: Path) -> bool:
         path.unlink(missing_ok=True)
 
 
+def mapped(pid: int) -> dict[str, int]:
+    """Return what a process has mapped, as the kernel adds it up by kind ("Pss_Anon", ...), in bytes.
+
+    Nothing where there is no such sum: it is Linux that keeps it.
+    """
+    rollup = Path(f"/proc/{pid}/smaps_rollup")
+    if not rollup.exists():
+        return {}
+    lines = rollup.read_text().splitlines()[1:]
+    return {name: int(figure.split()[0]) * 1024 for name, _, figure in (line.partition(":") for line in lines)}
+
+
 def blocks(nbytes: int) -> list[tuple[int, int]]:
     """Cut ``nbytes`` into ``(offset, size)`` blocks of at most 16 MiB."""
     return [(offset, min(BLOCK, nbytes - offset)) for offset in range(0, nbytes, BLOCK)]

@@ -21,7 +21,7 @@ from asyncsave.reporter import Reporter
 from asyncsave.service import serve
 from asyncsave.wire import Start
 
-__all__ = ["VARIABLE", "ServiceOnThread", "make_writer"]
+__all__ = ["VARIABLE", "ServiceOnThread", "make_writer", "process_is_tested", "save_and_leave", "writer_or_shared"]
 
 VARIABLE = "ASYNCSAVE_TESTED_BACKEND"
 """Names the backend that :func:`make_writer` uses, in this process and in programs that it starts."""
@@ -31,7 +31,8 @@ class _ChildOnThread(Child):
     """A writer process that is none: its service runs on a thread."""
 
     def __init__(self, threads, system):
-        self.ready = threading.Event()
+        self.is_ready = False
+        self.folders = set()
         self.log = os.devnull
         with descriptors.held_back():
             ours, theirs = socket.socketpair()
@@ -53,7 +54,8 @@ class _ChildOnThread(Child):
         return self._service.is_alive()
 
     def kill(self):
-        """Do nothing: a thread cannot be killed."""
+        """Break off the talk: a thread cannot be killed, but it ends then."""
+        self._channel.break_off()
 
     def bury(self):
         """Wait for the end of the thread."""
@@ -82,12 +84,27 @@ class ServiceOnThread:
         return ProcessBackend(threads, functools.partial(_ChildOnThread, threads, self._system))
 
 
+def process_is_tested() -> bool:
+    """Tell whether the backend that is being tested is a process."""
+    return os.environ.get(VARIABLE, "thread") == "process"
+
+
 def make_writer(*, system=None, **options) -> asyncsave.Writer:
     """Make a writer with the backend that is being tested."""
     if "backend" in options:
         assert system is None
-    elif os.environ.get(VARIABLE, "thread") == "process":
+    elif process_is_tested():
         options["backend"] = "process" if system is None else ServiceOnThread(system)
     elif system is not None:
         options["backend"] = WriterThread(system)
     return asyncsave.Writer(**options)
+
+
+def writer_or_shared() -> asyncsave.Writer | None:
+    """Return what ``save_async(writer=)`` takes: None, the writer that a process shares, where a thread is tested."""
+    return make_writer() if process_is_tested() else None
+
+
+def save_and_leave(state: object, path: str) -> None:
+    """Begin a save and wait for nothing: what a process of ``multiprocessing`` is given to do."""
+    asyncsave.save_async(state, path, writer=writer_or_shared())

@@ -12,6 +12,7 @@ import psutil
 import pytest
 from backends import VARIABLE, make_writer
 from gates import Gated
+from processes import nobody_is_left
 from programs import Template
 
 import asyncsave
@@ -20,6 +21,7 @@ from asyncsave import notices
 _PATIENCE = 30.0
 _LAST_MOMENT = 2.0
 _DESCRIPTORS = Path("/proc/self/fd")
+_MAPPINGS = Path("/proc/self/maps")
 
 
 def _threads() -> set[threading.Thread]:
@@ -34,24 +36,31 @@ def _descriptors() -> dict[str, str]:
     return found
 
 
+def _mappings() -> set[str]:
+    """Return the shared arenas that are mapped."""
+    lines = _MAPPINGS.read_text(encoding="utf-8", errors="replace").splitlines() if _MAPPINGS.exists() else []
+    return {line for line in lines if "/memfd:asyncsave" in line}
+
+
 def _children() -> set[int]:
     return {child.pid for child in psutil.Process().children()}
 
 
 @pytest.fixture(autouse=True)
 def _nothing_leaks(tmp_path: Path) -> Iterator[None]:
-    """Fail a test that leaves threads, descriptors, child processes or temporary files behind."""
-    threads, descriptors, children = _threads(), _descriptors(), _children()
+    """Fail a test that leaves threads, descriptors, shared memory, child processes or temporary files behind."""
+    threads, descriptors, mappings, children = _threads(), _descriptors(), _mappings(), _children()
     yield
     asyncsave.shutdown(_PATIENCE)  # raises what nobody has read
     for thread in _threads() - threads:
         thread.join(_LAST_MOMENT)
     left = _threads() - threads
     assert not left, f"threads are left: {left}"
-    if new := _descriptors().items() - descriptors.items():
+    if _descriptors().items() - descriptors.items() or _mappings() - mappings:
         gc.collect()
-        new = _descriptors().items() - descriptors.items()
+    new = _descriptors().items() - descriptors.items()
     assert not new, f"descriptors are left open: {sorted(new)}"
+    assert not _mappings() - mappings, "shared memory is left mapped"
     assert not _children() - children, "child processes are left"
     files = list(tmp_path.rglob(".asyncsave-*"))
     assert not files, f"temporary files are left: {files}"
@@ -84,6 +93,17 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Run a test once with every backend: what ``make_writer`` and ``open_writer`` make has it."""
     monkeypatch.setenv(VARIABLE, request.param)
     return request.param
+
+
+@pytest.fixture
+def until_processes_end(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[], None]]:
+    """Return a function that waits for the writer processes of the test's programs, all of which must end."""
+    mark = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setenv("TMPDIR", str(mark))
+    yield lambda: nobody_is_left(mark)
+    nobody_is_left(mark)
 
 
 @pytest.fixture(scope="session")

@@ -153,6 +153,7 @@ def serve() -> None:
                 os.dup2(new, fd)
                 os.close(new)
             os.environ.update(environment)
+            tempfile.tempdir = None  # it may be another one now
             sys.argv = ["program", *args]
             exec(compile(source, "<program>", "exec"), {"__name__": "__main__"})  # noqa: S102 - the test's own
             return

@@ -7,8 +7,9 @@ import pathlib
 
 import torch
 from gates import Gated
+from processes import until
 
-__all__ = ["PATIENCE", "Refusing", "busy", "number_in", "state"]
+__all__ = ["PATIENCE", "Refusing", "begun", "busy", "number_in", "state"]
 
 PATIENCE = 30.0
 
@@ -25,12 +26,18 @@ def number_in(path: pathlib.Path) -> int:
     return loaded["number"]
 
 
-def busy(open_writer, tmp_path, **options):
-    """Return a writer of two slots with one save at the gate and one in the queue."""
-    gate = Gated("allocate")
-    writer = open_writer(max_pending=2, system=gate, **options)
-    writing = writer.save(state(1), tmp_path / "1")
+def begun(gate, handle):
+    """Wait until a save is at the gate, and its handle says so: that word takes a moment from another process."""
     gate.arrival()
+    until(handle.running, "the word that the save has begun")
+    return handle
+
+
+def busy(open_writer, tmp_path, slots=2, **options):
+    """Return a writer of so many slots with one save at the gate and one in the queue."""
+    gate = Gated("allocate")
+    writer = open_writer(max_pending=slots, system=gate, **options)
+    writing = begun(gate, writer.save(state(1), tmp_path / "1"))
     return gate, writer, writing, writer.save(state(2), tmp_path / "2")
 
 

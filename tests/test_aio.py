@@ -45,11 +45,12 @@ async def ticks(count: int) -> None:
         await asyncio.sleep(0)
 
 
-def test_save_load_verify(tmp_path):
+@pytest.mark.usefixtures("backend")
+def test_save_load_verify(tmp_path, open_writer):
     """A round trip, without another word than ``await``."""
 
     async def main():
-        result = await aio.save(state(3), tmp_path / "ckpt")
+        result = await aio.save(state(3), tmp_path / "ckpt", writer=open_writer())
         loaded = await aio.load(tmp_path / "ckpt")
         report = await aio.verify(tmp_path / "ckpt")
         return result, loaded, report
@@ -60,6 +61,7 @@ def test_save_load_verify(tmp_path):
     assert loaded["number"] == 3
 
 
+@pytest.mark.usefixtures("backend")
 def test_errors_come_out(tmp_path, open_writer):
     """What the functions behind them raise is raised by these."""
 
@@ -78,6 +80,7 @@ def test_errors_come_out(tmp_path, open_writer):
     writer.check_errors()
 
 
+@pytest.mark.usefixtures("backend")
 def test_many_saves_at_once_keep_their_order(tmp_path, open_writer):
     """Saves of one loop are staged and written in the order of the calls, however many there are."""
     gate = Gated("allocate")
@@ -101,6 +104,7 @@ def test_many_saves_at_once_keep_their_order(tmp_path, open_writer):
     assert torch.load(tmp_path / "ckpt")["number"] == 39
 
 
+@pytest.mark.usefixtures("backend")
 def test_the_loop_ticks_while_saves_wait(tmp_path, open_writer, monkeypatch):
     """While one save is stuck in its staging, and others wait for it, the loop turns freely."""
     writer = open_writer()
@@ -127,6 +131,7 @@ def test_the_loop_ticks_while_saves_wait(tmp_path, open_writer, monkeypatch):
     assert len(results) == 50
 
 
+@pytest.mark.usefixtures("backend")
 def test_cancelled_while_staging(tmp_path, open_writer, monkeypatch):
     """A save that is cancelled while it is staged ends when its copy has, and is not queued; the next one works."""
     gate = Gated("allocate")
@@ -158,6 +163,7 @@ def test_cancelled_while_staging(tmp_path, open_writer, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "3"]
 
 
+@pytest.mark.usefixtures("backend")
 def test_cancelled_while_waiting_for_a_slot(tmp_path, open_writer):
     """A save that waits for a slot is not made any more once it is cancelled."""
     gate = Gated("allocate")
@@ -178,7 +184,8 @@ def test_cancelled_while_waiting_for_a_slot(tmp_path, open_writer):
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
-def test_cancelled_while_waiting_for_memory(tmp_path, open_writer):
+@pytest.mark.usefixtures("backend")
+def test_cancelled_while_waiting_for_memory(tmp_path, open_writer, backend):
     """A save that waits for another's memory is not made any more either, and does not wait for it to end."""
     gate = Gated("allocate")
     small, budget = 1000, 64 << 10
@@ -188,7 +195,7 @@ def test_cancelled_while_waiting_for_memory(tmp_path, open_writer):
         first = asyncio.ensure_future(aio.save(state(1, small), tmp_path / "1", writer=writer))
         await arrival(gate)
         second = asyncio.ensure_future(aio.save(state(2, 15 * small), tmp_path / "2", writer=writer))
-        await until(lambda: repr(writer) == "<Writer thread, 1 writing, 0 queued, 0/2 free>")
+        await until(lambda: repr(writer) == f"<Writer {backend}, 1 writing, 0 queued, 0/2 free>")
         second.cancel()
         with pytest.raises(asyncio.CancelledError):
             await second
@@ -200,6 +207,7 @@ def test_cancelled_while_waiting_for_memory(tmp_path, open_writer):
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
+@pytest.mark.usefixtures("backend")
 def test_error_met_by_a_cancelled_save_is_said(tmp_path, open_writer, caplog, monkeypatch):
     """What a save that nobody awaits any more was told is logged, not lost."""
     writer = open_writer()
@@ -225,7 +233,8 @@ def test_error_met_by_a_cancelled_save_is_said(tmp_path, open_writer, caplog, mo
     assert "broken while it was copied" in caplog.text
 
 
-def test_cancelled_while_queued_and_while_written(tmp_path, open_writer):
+@pytest.mark.usefixtures("backend")
+def test_cancelled_while_queued_and_while_written(tmp_path, open_writer, backend):
     """A queued save is withdrawn by a cancellation; one that is being written goes on to its end."""
     gate = Gated("allocate")
     writer = open_writer(max_pending=2, system=gate)
@@ -234,7 +243,7 @@ def test_cancelled_while_queued_and_while_written(tmp_path, open_writer):
         written = asyncio.ensure_future(aio.save(state(1), tmp_path / "1", writer=writer))
         await arrival(gate)
         queued = asyncio.ensure_future(aio.save(state(2), tmp_path / "2", writer=writer))
-        await until(lambda: repr(writer) == "<Writer thread, 1 writing, 1 queued, 0/2 free>")
+        await until(lambda: repr(writer) == f"<Writer {backend}, 1 writing, 1 queued, 0/2 free>")
         for task in (queued, written):
             await ticks(10)
             task.cancel()
@@ -248,6 +257,7 @@ def test_cancelled_while_queued_and_while_written(tmp_path, open_writer):
     assert writer.stats[:5] == (1, 0, 0, 0, 1)
 
 
+@pytest.mark.usefixtures("backend")
 def test_a_skipped_save(tmp_path, open_writer):
     """A save that is skipped by policy raises the standard library's cancellation, not asyncio's own."""
     gate = Gated("allocate")
@@ -324,6 +334,7 @@ def test_copy_of_a_damaged_checkpoint(tmp_path):
     assert (tmp_path / "b").read_bytes() == b"old"
 
 
+@pytest.mark.usefixtures("backend")
 def test_copy_waits_for_a_save(tmp_path, open_writer):
     """A file that this process is still writing is copied when it is there."""
     gate = Gated("allocate")

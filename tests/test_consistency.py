@@ -17,6 +17,8 @@ from gates import Gated
 
 import asyncsave
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 DTYPES = [
     torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint64,
     torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128,

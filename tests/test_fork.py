@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import pytest
+
 import asyncsave
+
+pytestmark = [pytest.mark.usefixtures("backend"), pytest.mark.usefixtures("until_processes_end")]
 
 PROGRAM = """
 import os, sys, threading
 import torch, asyncsave
-from backends import make_writer
+from backends import make_writer, process_is_tested, writer_or_shared
 from gates import Gated
+from saves import begun
 folder = sys.argv[1]
 gate = Gated("fsync")
 writer = make_writer(system=gate)
-handle = writer.save({"who": "parent"}, f"{folder}/parent")
-gate.arrival()
+handle = begun(gate, writer.save({"who": "parent"}, f"{folder}/parent"))
 queued = writer.save({"who": "parent"}, f"{folder}/queued")
+free = writer_or_shared()
+
+def save_async(state, path, writer=free):
+    return asyncsave.save_async(state, path, writer=writer)
 
 def fork(child):
     pid = os.fork()
@@ -47,9 +55,9 @@ def test_a_child_saves(tmp_path, template):
     done = template.run(
         PROGRAM
         + """
-asyncsave.save_async({"who": "before"}, f"{folder}/before")
+save_async({"who": "before"}, f"{folder}/before")
 def child():
-    handle = asyncsave.save_async({"who": "child", "x": torch.ones(1 << 20)}, f"{folder}/child")
+    handle = save_async({"who": "child", "x": torch.ones(1 << 20)}, f"{folder}/child", writer_or_shared())
     assert handle.result(30).durable
 done(fork(child))
 """,
@@ -64,8 +72,9 @@ def test_a_childs_saves_are_drained_at_its_exit(tmp_path, template):
         PROGRAM
         + """
 def child():
+    writer = writer_or_shared()
     for number in range(3):
-        asyncsave.save_async({"x": torch.ones(1 << 20)}, f"{folder}/child{number}")
+        save_async({"x": torch.ones(1 << 20)}, f"{folder}/child{number}", writer)
 done(fork(child))
 """,
         tmp_path,
@@ -89,7 +98,8 @@ def child():
     writer.flush(0)
     writer.check_errors()
     writer.close(0)
-    assert repr(writer) == "<Writer thread, closed, 0 writing, 0 queued, 2/2 free>", repr(writer)
+    name = "process" if process_is_tested() else "thread"
+    assert repr(writer) == f"<Writer {name}, closed, 0 writing, 0 queued, 2/2 free>", repr(writer)
 done(fork(child))
 """,
         tmp_path,
@@ -104,7 +114,7 @@ def test_inherited_handles_resolve(tmp_path, template):
         + """
 me = os.getpid()
 handle.add_done_callback(lambda _: print("called", flush=True) if os.getpid() == me else os._exit(9))
-ended = asyncsave.save_async({"n": 1}, f"{folder}/ended")
+ended = save_async({"n": 1}, f"{folder}/ended")
 ended.result(30)
 def child():
     for each in (handle, queued):
@@ -130,7 +140,7 @@ def test_a_child_does_not_touch_the_parents_files(tmp_path, template):
 def child():
     before = set(name for name in os.listdir(folder) if name.startswith("."))
     assert len(before) == 1
-    asyncsave.save({"n": 1}, f"{folder}/child")
+    save_async({"n": 1}, f"{folder}/child", writer_or_shared()).result(30)
     assert before <= set(os.listdir(folder))
 done(fork(child))
 """,
@@ -164,15 +174,16 @@ def test_large_arenas_and_spares(tmp_path, template):
         + """
 state = {"x": torch.ones(10 << 20)}
 for _ in range(3):
-    asyncsave.save(state, f"{folder}/large")
+    save_async(state, f"{folder}/large").result(30)
 def child():
     import gc
-    asyncsave.save(state, f"{folder}/child")
-    asyncsave.shutdown()
+    writer = writer_or_shared()
+    save_async(state, f"{folder}/child", writer).result(30)
+    (writer.close if writer else asyncsave.shutdown)()
     gc.collect()
 for _ in range(2):
     assert fork(child) == 0
-assert asyncsave.save(state, f"{folder}/large").durable
+assert save_async(state, f"{folder}/large").result(30).durable
 done(0)
 """,
         tmp_path,
@@ -188,10 +199,10 @@ def test_many_forks_under_load(tmp_path, template):
 state = {"x": torch.ones(2 << 20)}
 handles = []
 for number in range(20):
-    handles.append(asyncsave.save_async(state, f"{folder}/busy"))
+    handles.append(save_async(state, f"{folder}/busy"))
     def child():
         if number % 5 == 0:
-            asyncsave.save({"n": number}, f"{folder}/child")
+            save_async({"n": number}, f"{folder}/child", writer_or_shared()).result(30)
         os._exit(0)
     assert fork(child) == 0
 assert all(each.result(30).durable for each in handles)
@@ -208,15 +219,16 @@ def test_a_data_loader_with_workers(tmp_path, template):
         """
         import sys, warnings
         import torch, asyncsave
+        from backends import writer_or_shared
         from torch.utils.data import DataLoader, TensorDataset
-        folder = sys.argv[1]
+        folder, writer = sys.argv[1], writer_or_shared()
         model = torch.nn.Linear(256, 256)
         data = TensorDataset(torch.arange(64.0))
         total, handles = 0, []
         for epoch in range(2):
             for (batch,) in DataLoader(data, batch_size=8, num_workers=2):
                 total += batch.sum().item()
-                handles.append(asyncsave.save_async(model.state_dict(), f"{folder}/ckpt"))
+                handles.append(asyncsave.save_async(model.state_dict(), f"{folder}/ckpt", writer=writer))
         assert total == 2 * sum(range(64))
         assert all(handle.result(30).durable for handle in handles)
         print("done")
@@ -228,19 +240,21 @@ def test_a_data_loader_with_workers(tmp_path, template):
 
 
 def test_multiprocessing(tmp_path, template):
-    """Processes of ``multiprocessing`` save, forked or spawned, while the parent does."""
+    """Processes of ``multiprocessing`` save, forked or spawned, while the parent does, and finish that as they end."""
     done = template.run(
         """
         import multiprocessing, sys
         import torch, asyncsave
+        from backends import save_and_leave, writer_or_shared
         folder = sys.argv[1]
-        handle = asyncsave.save_async({"x": torch.ones(2 << 20)}, f"{folder}/parent")
+        handle = asyncsave.save_async({"x": torch.ones(2 << 20)}, f"{folder}/parent", writer=writer_or_shared())
         for method in ("fork", "spawn"):
             context = multiprocessing.get_context(method)
-            process = context.Process(target=asyncsave.save, args=({"n": 1}, f"{folder}/{method}"))
+            process = context.Process(target=save_and_leave, args=({"n": 1}, f"{folder}/{method}"))
             process.start()
             process.join(50)
             assert process.exitcode == 0, process.exitcode
+            assert asyncsave.load(f"{folder}/{method}") == {"n": 1}
         assert handle.result(30).durable
         """,
         tmp_path,

@@ -5,13 +5,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import subprocess
 
 import pytest
 import torch
+from backends import make_writer
 
 import asyncsave
-from asyncsave import SaveError, Writer
+from asyncsave import SaveError
+from asyncsave.storage.system import System
+
+pytestmark = pytest.mark.usefixtures("backend")
 
 PATIENCE = 60.0
 
@@ -55,7 +60,7 @@ def fill(folder, but):
 def test_no_space(small_disk, room):
     """A save that does not fit fails with ENOSPC; the old one is untouched; with room the next one works."""
     path = small_disk / "ckpt"
-    with Writer() as writer:
+    with make_writer() as writer:
         writer.save(state(1, 4), path).result(PATIENCE)
         old = path.read_bytes()
         fill(small_disk, room)
@@ -73,7 +78,7 @@ def test_no_space(small_disk, room):
 def test_no_space_for_a_small_one(small_disk):
     """The same for a file of less than a megabyte, without a file there before."""
     fill(small_disk, 0)
-    with Writer() as writer:
+    with make_writer() as writer:
         handle = writer.save({"x": torch.zeros(100_000)}, small_disk / "ckpt")
         assert handle.exception(PATIENCE).errno == errno.ENOSPC
         assert not (small_disk / "ckpt").exists()
@@ -84,7 +89,7 @@ def test_no_space_without_allocation(small_disk, monkeypatch):
     """Where nothing can be reserved the disk is found full while writing: the same outcome."""
     monkeypatch.setattr(asyncsave.storage.system, "_fallocate", None)
     path = small_disk / "ckpt"
-    with Writer() as writer:
+    with make_writer(system=System()) as writer:
         writer.save(state(1, 4), path).result(PATIENCE)
         fill(small_disk, 1 << 20)
         error = writer.save(state(2, 4), path).exception(PATIENCE)
@@ -94,27 +99,28 @@ def test_no_space_without_allocation(small_disk, monkeypatch):
     assert asyncsave.load(path)["number"] == 1
 
 
-def test_no_inodes(tmp_path):
+def test_no_inodes(tmp_path, open_writer):
     """A disk without a free inode is a full disk too."""
     folder = tmp_path / "disk"
     folder.mkdir()
     command("mount", "-t", "tmpfs", "-o", "size=16m,nr_inodes=4", "none", folder)
+    writer = open_writer()
     try:
-        asyncsave.save({"n": 1}, folder / "ckpt")
+        writer.save({"n": 1}, folder / "ckpt").result(PATIENCE)
         with contextlib.suppress(OSError):
             for number in range(9):
                 (folder / str(number)).touch()
         with pytest.raises(SaveError) as raised:
-            asyncsave.save({"n": 2}, folder / "ckpt")
+            writer.save({"n": 2}, folder / "ckpt").result(PATIENCE)
         assert (raised.value.errno, raised.value.phase) == (errno.ENOSPC, "open")
         assert asyncsave.load(folder / "ckpt")["n"] == 1
     finally:
         subprocess.run(["umount", folder], check=True)
 
 
-def test_memory_is_no_disk(small_disk, request):
+def test_memory_is_no_disk(small_disk, request, open_writer):
     """On a file system in memory a save is in place, and not called durable; on a disk it is."""
-    handle = asyncsave.save_async({"n": 1}, small_disk / "ckpt")
+    handle = open_writer().save({"n": 1}, small_disk / "ckpt")
     durable = "ext4" in request.node.callspec.id
     assert handle.result(PATIENCE).durable is durable
     assert handle.status == ("durable" if durable else "written")
@@ -124,12 +130,17 @@ def test_memory_is_no_disk(small_disk, request):
 LIMITED = """
 import errno, resource, sys
 import torch, asyncsave
+from backends import make_writer, process_is_tested
+from processes import service_of
 path, kind = sys.argv[1:]
 small, large = {"x": torch.zeros(1000)}, {"x": torch.zeros(16 << 20)}
-writer = asyncsave.Writer()
+writer = make_writer()
 writer.save(small, path).result()
 old = open(path, "rb").read()
 if kind == "file size":
+    who = service_of(writer) if process_is_tested() else 0
+    resource.prlimit(who, resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
+elif kind == "trainer's file size":
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
 else:
     pages = int(open("/proc/self/statm").read().split()[0])
@@ -147,11 +158,20 @@ print("goes on")
 """
 
 
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux limits another process")
 def test_file_size_limit(tmp_path, template):
     """A limit on the size of files is EFBIG, with the remedy."""
     done = template.run(LIMITED, tmp_path / "ckpt", "file size")
     assert done.rc == 0, done.stderr
     assert done.stdout.splitlines() == ["SaveError EFBIG", "goes on"]
+    assert [path.name for path in tmp_path.iterdir()] == ["ckpt"]
+
+
+def test_file_size_limit_of_the_trainer(tmp_path, template, backend):
+    """The memory that is shared with a writer process is a file to the kernel: the limit is met at the call."""
+    done = template.run(LIMITED, tmp_path / "ckpt", "trainer's file size")
+    assert done.rc == 0, done.stderr
+    assert done.stdout.splitlines() == ["SaveError EFBIG" if backend == "thread" else "StagingError None", "goes on"]
     assert [path.name for path in tmp_path.iterdir()] == ["ckpt"]
 
 

@@ -10,11 +10,15 @@ import threading
 import pytest
 import torch
 from gates import Failing, Gated
+from processes import until
+from saves import begun
 
 import asyncsave
 from asyncsave import SaveError
 from asyncsave.handle import Moment, SaveHandle
 from asyncsave.storage.blocks import BLOCK
+
+pytestmark = pytest.mark.usefixtures("backend")
 
 PATIENCE = 30.0
 STATE = {"x": torch.arange(1000.0)}
@@ -31,8 +35,7 @@ def gated(open_writer):
 def test_status_and_moments_on_the_way(gated, tmp_path):
     """A save is queued, writing, durable; staged from the call on, durable at the end."""
     gate, writer = gated
-    first = writer.save(STATE, tmp_path / "1")
-    gate.arrival()
+    first = begun(gate, writer.save(STATE, tmp_path / "1"))
     second = writer.save(STATE, tmp_path / "2")
     assert (first.status, second.status) == ("writing", "queued")
     for handle in (first, second):
@@ -64,8 +67,7 @@ def test_path_is_absolute_as_it_was_at_the_call(gated, tmp_path, monkeypatch):
 def test_progress_and_repr(gated, tmp_path):
     """Progress counts bytes, from none to all, and the repr shows it."""
     gate, writer = gated
-    handle = writer.save(STATE, tmp_path / "1")
-    gate.arrival()
+    handle = begun(gate, writer.save(STATE, tmp_path / "1"))
     done, total = handle.progress
     assert done == 0
     assert total > 4000
@@ -93,18 +95,23 @@ def test_progress_advances_by_blocks(open_writer, tmp_path):
     gate.arrival()
     gate.pass_one()
     gate.arrival()
+    until(lambda: handle.progress[0], "the word of the first block")
     done, total = handle.progress
     assert done == BLOCK < total
     gate.release()
     handle.result(PATIENCE)
 
 
-def test_timings(gated, tmp_path):
-    """Phases that have ended are there while the save goes on; all of them in the end, as seconds."""
+def test_timings(gated, tmp_path, backend):
+    """Phases that have ended are there while the save goes on; all of them in the end, as seconds.
+
+    Those of a writer process come together, with its last word.
+    """
     gate, writer = gated
-    handle = writer.save(STATE, tmp_path / "1")
-    gate.arrival()
-    assert {"wait", "capture", "stage", "queue", "seal"} <= handle.timings.keys() < PHASES
+    handle = begun(gate, writer.save(STATE, tmp_path / "1"))
+    ended = {"wait", "capture", "stage", "queue"} | ({"seal"} if backend == "thread" else set())
+    until(lambda: ended <= handle.timings.keys(), lambda: f"{ended}, there is {handle.timings}")
+    assert handle.timings.keys() < PHASES
     gate.release()
     result = handle.result(PATIENCE)
     assert result.timings.keys() == handle.timings.keys() == PHASES
@@ -120,15 +127,14 @@ def test_digest_is_the_files_own(open_writer, tmp_path):
     assert result.digest == f"crc32:{zlib.crc32((tmp_path / '1').read_bytes()):08x}"
 
 
-def test_cancel_while_queued(gated, tmp_path):
+def test_cancel_while_queued(gated, tmp_path, backend):
     """A queued save can be cancelled: nothing is written, its slot is free at once."""
     gate, writer = gated
-    writer.save(STATE, tmp_path / "1")
-    gate.arrival()
+    begun(gate, writer.save(STATE, tmp_path / "1"))
     queued = writer.save(STATE, tmp_path / "2")
     assert repr(writer).endswith("2/4 free>")
     assert queued.cancel()
-    assert repr(writer) == "<Writer thread, 1 writing, 0 queued, 3/4 free>"
+    assert repr(writer) == f"<Writer {backend}, 1 writing, 0 queued, 3/4 free>"
     assert queued.cancelled()
     assert queued.done()
     assert queued.status == "cancelled"
@@ -203,8 +209,11 @@ def test_futures_of_the_standard_library(gated, tmp_path):
     assert set(concurrent.futures.as_completed(handles, PATIENCE)) == set(handles)
 
 
-def test_callbacks(gated, tmp_path):
-    """A callback gets the handle when the save has ended, also if that is long ago."""
+def test_callbacks(gated, tmp_path, backend):
+    """A callback gets the handle when the save has ended, also if that is long ago.
+
+    It runs on the thread that writes, or on the one that listens to the process which does.
+    """
     gate, writer = gated
     handle = writer.save(STATE, tmp_path / "1")
     called, late = threading.Event(), []
@@ -219,7 +228,7 @@ def test_callbacks(gated, tmp_path):
     handle.add_done_callback(note)
     gate.release()
     assert called.wait(PATIENCE)
-    assert threads == ["asyncsave-writer"]
+    assert threads == ["asyncsave-writer" if backend == "thread" else "asyncsave-attendant"]
     handle.add_done_callback(late.append)
     assert late == [handle]
 

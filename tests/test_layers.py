@@ -20,7 +20,7 @@ LAYERS: list[tuple[str, set[str]]] = [
         "the queue and its ends",
         {"admission", "handle", "ledger", "lifecycle", "notices", "slots", "stats", "transit"},
     ),
-    ("who works in the background", {"backends", "service"}),
+    ("who works in the background", {"backends", "commission", "service"}),
     ("the talk between the two processes", {"channel", "claim", "reporter", "wire"}),
     ("whole checkpoints, as bytes", {"persist", "reading"}),
     ("staging: the only place with tensors", {"staging"}),
@@ -35,7 +35,7 @@ WITH_TENSORS = {"loading", "staging.capture", "staging.copying", "staging.storag
 
 BYTES_ONLY = ("image", "storage", "backends", "persist", "reading", "verification", "pending")
 BYTES_ONLY += ("workers", "result", "stats", "errors", "memory", "cores", "descriptors", "options")
-BYTES_ONLY += ("service", "reporter", "channel", "claim", "wire")
+BYTES_ONLY += ("service", "commission", "reporter", "channel", "claim", "wire")
 """What the background is made of: a process that does only this needs no torch."""
 
 SYSTEM_CALLS = {

@@ -422,6 +422,7 @@ def test_a_missing_file_is_named(tmp_path, monkeypatch):
         asyncsave.load(tmp_path / "dangling.pt")
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("path", ["", "a\0b", "x" * 300, "x/" * 3000])
 def test_impossible_paths(path, open_writer, tmp_path):
     """They are LoadErrors too, also while a save is under way, which is looked for first."""
@@ -553,6 +554,7 @@ def test_a_newer_format_asks_for_an_update(path):
         asyncsave.load(path)
 
 
+@pytest.mark.usefixtures("backend")
 def test_loading_waits_for_a_save_under_way(open_writer, tmp_path):
     """A file that this process is writing is loaded as it will be, never as it was."""
     path = tmp_path / "f.pt"
@@ -571,6 +573,7 @@ def test_loading_waits_for_a_save_under_way(open_writer, tmp_path):
         assert verifying.result().ok
 
 
+@pytest.mark.usefixtures("backend")
 def test_loading_another_file_does_not_wait(open_writer, path, tmp_path):
     """Only the file that is being written is waited for."""
     gate = Gated("fsync")
@@ -589,6 +592,7 @@ class GatedAndFailing(Gated):
         return result
 
 
+@pytest.mark.usefixtures("backend")
 def test_loading_while_a_save_fails_gives_the_old_file(open_writer, tmp_path):
     """The old checkpoint is untouched, and loading says nothing of the failure: the handle does."""
     path = tmp_path / "f.pt"

@@ -1,7 +1,8 @@
 """A file takes its target's place whole or not at all, whatever call fails, and says which.
 
 The sweep is exhaustive: every system call of a save, at its every occurrence, fails with every number
-that matters, once and for ever. The planted bugs at the end show that these checks can fail.
+that matters, once and for ever. A writer process runs the same code behind its socket: there two numbers
+show that every failure is told, and heard. The planted bugs at the end show that these checks can fail.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from backends import make_writer
 from gates import METHODS, SHORT, Failing, Recording
 
 import asyncsave
-from asyncsave import SaveError, Writer
+from asyncsave import SaveError
 from asyncsave.storage import blocks, replacement
 from asyncsave.storage.replacement import Replacement
 from asyncsave.storage.system import System
@@ -25,7 +26,10 @@ from asyncsave.storage.target import resolve
 
 PATIENCE = 30.0
 PHASES = {"open", "allocate", "write", "sync", "close", "rename", "sync folder"}
-NUMBERS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE)
+NUMBERS = {
+    "thread": (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE),
+    "process": (errno.EIO, errno.ENOSPC),
+}
 SIZES = {"buffered": 1000, "direct": (3 << 20) // 4 + 5}
 MUST_REPORT = {"allocate", "pwrite", "truncate", "fsync", "rename", "duplicate", "exchange"}
 """Calls whose failure a save has to report: none of them is made for comfort."""
@@ -85,14 +89,15 @@ def check(outcome, path, old, numel):
         file.unlink()
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("kind", SIZES)
 @pytest.mark.parametrize("method", METHODS)
-def test_every_single_fault(tmp_path, method, kind):
+def test_every_single_fault(tmp_path, method, kind, backend):
     """Whichever call fails: the old file or the new one, an honest answer, nothing left, and on it goes."""
     numel, path = SIZES[kind], tmp_path / "ckpt"
     times = calls_of_one_save(tmp_path, numel)[method]
     for at in range(1, times + 1):
-        for number in (*NUMBERS, *((SHORT,) if method == "pwrite" else ())):
+        for number in (*NUMBERS[backend], *((SHORT,) if method == "pwrite" else ())):
             for forever in (False, True):
                 case = f"{method} #{at} {errno.errorcode.get(number, 'short')} {'for ever' if forever else 'once'}"
                 asyncsave.save(state(1, numel), path)
@@ -108,6 +113,7 @@ def test_every_single_fault(tmp_path, method, kind):
                     break  # fewer calls than that
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_single_fault_while_recycling(tmp_path, monkeypatch, method, number):
@@ -149,6 +155,7 @@ def test_every_single_fault_while_recycling(tmp_path, monkeypatch, method, numbe
             return
 
 
+@pytest.mark.usefixtures("backend")
 def test_a_recycled_file_has_exactly_the_new_bytes(tmp_path, monkeypatch):
     """A smaller or larger version in an older one's blocks has its own size and bytes."""
     monkeypatch.setattr(replacement, "SPARE_FROM", 1 << 20)
@@ -163,11 +170,12 @@ def test_a_recycled_file_has_exactly_the_new_bytes(tmp_path, monkeypatch):
     assert not list(tmp_path.glob(".asyncsave-*"))
 
 
+@pytest.mark.usefixtures("backend")
 def test_a_reader_keeps_its_version(tmp_path, monkeypatch):
     """Who has an old version open, or mapped, goes on reading that version."""
     monkeypatch.setattr(replacement, "SPARE_FROM", 1 << 20)
     path, numel = tmp_path / "ckpt", SIZES["direct"]
-    with Writer() as writer:
+    with make_writer(system=System()) as writer:
         writer.save(state(0, numel), path).result(PATIENCE)
         mapped = torch.load(path, mmap=True)
         with path.open("rb") as reader:
@@ -194,6 +202,7 @@ def trace_of_one_save(path, system, numel=1000):
     return system.names()
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("kind", SIZES)
 def test_the_order_of_the_calls(tmp_path, kind):
     """Blocks are reserved, bytes written, the file synced, renamed, and the folder synced, in that order."""
@@ -201,6 +210,7 @@ def test_the_order_of_the_calls(tmp_path, kind):
     order(trace_of_one_save(tmp_path / "ckpt", Recording(), SIZES[kind]))
 
 
+@pytest.mark.usefixtures("backend")
 def test_not_durable_syncs_nothing(tmp_path):
     """With ``durable=False`` no sync is asked for; the file is still put in place whole."""
     system = Recording()
@@ -210,6 +220,7 @@ def test_not_durable_syncs_nothing(tmp_path):
     assert version_at(tmp_path / "ckpt", 1000) == 1
 
 
+@pytest.mark.usefixtures("backend")
 def test_a_failed_folder_sync_is_durability_unknown(tmp_path, open_writer):
     """When only the sync of the folder fails, the new version is there, and the error says both."""
     system = Failing("fsync", errno.EIO, at=2)
@@ -221,6 +232,7 @@ def test_a_failed_folder_sync_is_durability_unknown(tmp_path, open_writer):
     assert not handle.durable.is_set()
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
 def test_a_folder_that_cannot_be_synced(tmp_path, open_writer, number):
     """Where the file system knows no sync of folders the save is in place, and not called durable."""
@@ -279,6 +291,7 @@ def test_a_sweeper_that_was_quicker(tmp_path):
     assert (tmp_path / "ckpt").exists()
 
 
+@pytest.mark.usefixtures("backend")
 def test_a_rename_that_was_sent_twice(tmp_path, open_writer):
     """A network file system may report that a rename failed which it has done."""
 
@@ -291,6 +304,7 @@ def test_a_rename_that_was_sent_twice(tmp_path, open_writer):
     assert version_at(tmp_path / "ckpt", 1000) == 5
 
 
+@pytest.mark.usefixtures("backend")
 def test_a_temporary_file_that_is_gone(tmp_path, open_writer):
     """A temporary file that somebody removed is an error, and the old version stays."""
 
@@ -354,6 +368,7 @@ class RenamingEarly(Recording):
         return result
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize(
     "planted",
     [lambda: Dropping("fsync", "file"), lambda: Dropping("fsync", "folder"), RenamingEarly],
@@ -392,6 +407,7 @@ def _once(system, fd, data, offset):
     system.pwrite(fd, data, offset)
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize(
     ("make", "patch"),
     [

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import collections
 import io
+import pathlib
 import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+from backends import make_writer
 from equality import assert_same
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -91,21 +94,27 @@ def states(draw: st.DrawFn, leaves: st.SearchStrategy[Any] = plain) -> Any:
     )
 
 
+Saved = Callable[..., tuple[bytes, bool]]
+
+
 @pytest.fixture
-def writer():
-    """Return the one writer of all examples."""
-    with asyncsave.Writer() as writer:
-        yield writer
+def saved(backend: str, tmp_path: pathlib.Path) -> Iterator[Saved]:
+    """Return a function that saves, and tells whether the user was warned about ``weights_only``.
 
+    One writer serves all examples. To a writer process a file object cannot go: it writes a file.
+    """
+    with make_writer(durable=False) as writer:
 
-def saved(state: object, writer: asyncsave.Writer, **options: Any) -> tuple[bytes, bool]:
-    """Save, and tell whether the user was warned about ``weights_only``."""
-    notices._said.clear()
-    buffer = io.BytesIO()
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        writer.save(state, buffer, **options).result()
-    return buffer.getvalue(), any("weights_only" in str(warning.message) for warning in told)
+        def save(state: object, **options: Any) -> tuple[bytes, bool]:
+            notices._said.clear()
+            buffer, path = io.BytesIO(), tmp_path / "f.pt"
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                writer.save(state, buffer if backend == "thread" else path, **options).result()
+            data = buffer.getvalue() if backend == "thread" else path.read_bytes()
+            return data, any("weights_only" in str(warning.message) for warning in told)
+
+        yield save
 
 
 def saved_by_torch(state: object) -> bytes:
@@ -117,9 +126,9 @@ def saved_by_torch(state: object) -> bytes:
 
 @quick
 @given(state=states())
-def test_round_trip_is_torchs(state, writer):
+def test_round_trip_is_torchs(state, saved):
     """torch.load of our file gives what torch.load of torch's file gives, and so does our load of either."""
-    theirs, (ours, _) = saved_by_torch(state), saved(state, writer)
+    theirs, (ours, _) = saved_by_torch(state), saved(state)
     expected = torch.load(io.BytesIO(theirs), weights_only=False)
     assert_same(expected, state)
     assert_same(torch.load(io.BytesIO(ours), weights_only=False), expected)
@@ -129,9 +138,9 @@ def test_round_trip_is_torchs(state, writer):
 
 @quick
 @given(state=states())
-def test_compact_round_trip(state, writer):
+def test_compact_round_trip(state, saved):
     """With compact=True every tensor has the same elements, and the same ones share memory."""
-    ours, _ = saved(state, writer, compact=True)
+    ours, _ = saved(state, compact=True)
     assert_same(torch.load(io.BytesIO(ours), weights_only=False), state, storages=False)
     assert_same(asyncsave.load(io.BytesIO(ours), weights_only=False), state, storages=False)
 
@@ -146,9 +155,9 @@ odd = st.one_of(
 
 @quick
 @given(state=states(leaves=odd))
-def test_a_warning_tells_what_weights_only_will_refuse(state, writer):
+def test_a_warning_tells_what_weights_only_will_refuse(state, saved):
     """Without a warning the file loads with weights_only=True; where torch's own would not, there was one."""
-    ours, warned = saved(state, writer)
+    ours, warned = saved(state)
     found = []
     for data in (ours, saved_by_torch(state)):
         try:

@@ -16,6 +16,8 @@ from asyncsave import (
     writer as writer_module,
 )
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 
 @pytest.fixture
 def on_signal():
@@ -122,7 +124,7 @@ def test_a_storm_of_signals(open_writer, tmp_path, on_signal):
     assert number_in(tmp_path / "1") == 19
 
 
-def test_keyboard_interrupt_while_staging(open_writer, tmp_path, monkeypatch, on_signal):
+def test_keyboard_interrupt_while_staging(open_writer, tmp_path, monkeypatch, on_signal, backend):
     """Ctrl-C in the middle of staging leaves no slot taken, no file, and a writer that works."""
 
     def handler(*_):
@@ -133,6 +135,6 @@ def test_keyboard_interrupt_while_staging(open_writer, tmp_path, monkeypatch, on
     writer = open_writer(max_pending=1)
     with pytest.raises(KeyboardInterrupt):
         writer.save(state(1), tmp_path / "1")
-    assert repr(writer) == "<Writer thread, 0 writing, 0 queued, 1/1 free>"
+    assert repr(writer) == f"<Writer {backend}, 0 writing, 0 queued, 1/1 free>"
     assert not list(tmp_path.iterdir())
     assert writer.save(state(2), tmp_path / "2", on_busy="raise").result(PATIENCE).durable

@@ -7,12 +7,14 @@ import io
 
 import pytest
 import torch
-from saves import PATIENCE, Refusing, number_in, state
+from saves import PATIENCE, Refusing, busy, number_in, state
 
 from asyncsave import (
     OptionError,
     SaveError,
 )
+
+pytestmark = pytest.mark.usefixtures("backend")
 
 
 class Nibbling(io.RawIOBase):
@@ -54,6 +56,27 @@ def test_real_file(open_writer, tmp_path, buffering):
         assert (tmp_path / "1").stat().st_size == result.nbytes
         assert result.path == str(tmp_path / "1")
     assert number_in(tmp_path / "1") == 5
+
+
+def test_the_order_of_files_and_file_objects(open_writer, tmp_path, backend):
+    """A thread writes both in the order of the calls. A file object cannot go to a writer process: it goes its own way.
+
+    Among themselves file objects keep their order.
+    """
+    gate, writer, writing, _ = busy(open_writer, tmp_path, slots=4)
+    sinks = [io.BytesIO(), io.BytesIO()]
+    first, second = (writer.save(state(number), sink) for number, sink in enumerate(sinks, 5))
+    if backend == "process":
+        assert second.result(PATIENCE).nbytes
+        assert first.done()
+        assert not writing.done()
+    assert first.done() is (backend == "process")
+    gate.release()
+    assert second.result(PATIENCE).nbytes
+    assert first.done()
+    assert writing.done() or backend == "process"
+    for number, sink in enumerate(sinks, 5):
+        assert torch.load(io.BytesIO(sink.getvalue()))["number"] == number
 
 
 def test_short_writes_of_a_raw_file(open_writer):

@@ -8,6 +8,7 @@ import os
 
 import pytest
 import torch
+from backends import make_writer
 from gates import Failing, Recording
 
 import asyncsave
@@ -17,6 +18,9 @@ from asyncsave.storage.replacement import Replacement
 from asyncsave.storage.spare import _TRUSTED, Spares
 from asyncsave.storage.system import System
 from asyncsave.storage.target import resolve
+
+LARGE = (32 << 20) // 4
+"""So many numbers are worth keeping for a writer process too, which no test can tell otherwise."""
 
 
 @pytest.fixture(autouse=True)
@@ -94,15 +98,16 @@ def test_mapping_of_the_old_version_keeps_it(system, spares, tmp_path):
     mapping.close()
 
 
+@pytest.mark.usefixtures("backend")
 def test_tensors_mapped_by_torch_keep_their_values(tmp_path):
     """A checkpoint loaded with mmap=True stays what it was, however often its file is replaced."""
     path = tmp_path / "ckpt.pt"
-    with asyncsave.Writer() as writer:
-        writer.save({"x": torch.full((4096,), 1.0)}, path).result()
+    with make_writer() as writer:
+        writer.save({"x": torch.full((LARGE,), 1.0)}, path).result()
         mapped = torch.load(path, mmap=True)
         for value in (2.0, 3.0, 4.0):
-            writer.save({"x": torch.full((4096,), value)}, path).result()
-        assert torch.equal(mapped["x"], torch.full((4096,), 1.0))
+            writer.save({"x": torch.full((LARGE,), value)}, path).result()
+        assert torch.equal(mapped["x"], torch.full((LARGE,), 1.0))
         del mapped
 
 
@@ -232,12 +237,13 @@ def test_failure_on_a_spare_leaves_the_target(tmp_path, method):
     assert not list(tmp_path.glob(".asyncsave-*.tmp"))
 
 
+@pytest.mark.usefixtures("backend")
 def test_writer_keeps_one_and_removes_it_when_closed(tmp_path):
     """A spare is there while the writer is open, and gone afterwards; the checkpoint is whole."""
     path = tmp_path / "ckpt.pt"
-    with asyncsave.Writer() as writer:
+    with make_writer() as writer:
         for step in range(5):
-            writer.save({"step": step, "x": torch.full((4096,), float(step))}, path).result()
+            writer.save({"step": step, "x": torch.full((LARGE,), float(step))}, path).result()
         writer.flush()
         assert len(list(tmp_path.glob(".asyncsave-*.tmp"))) == 1
         assert asyncsave.verify(path).ok

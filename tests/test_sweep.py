@@ -89,6 +89,7 @@ def test_a_sweep_never_raises(tmp_path, method):
     assert sweep(System(), str(tmp_path / "missing")) == []
 
 
+@pytest.mark.usefixtures("backend")
 def test_the_first_save_sweeps_its_folder_once(tmp_path, open_writer):
     """A writer sweeps every folder that it writes to, the first time it does."""
     system = Recording()
@@ -100,6 +101,7 @@ def test_the_first_save_sweeps_its_folder_once(tmp_path, open_writer):
     assert [call.name for call in system.trace].count("listdir") == 1
 
 
+@pytest.mark.usefixtures("backend")
 def test_a_sweep_leaves_a_save_in_flight_alone(tmp_path, open_writer):
     """Another writer's first save in the folder does not take away a file that is being written."""
     gate = Gated("fsync")

@@ -11,10 +11,13 @@ import subprocess
 import pytest
 import torch
 from programs import Template
+from saves import PATIENCE
 
 import asyncsave
 from asyncsave import SaveError
 from asyncsave.storage.target import resolve
+
+pytestmark = pytest.mark.usefixtures("backend")
 
 STATE = {"x": torch.arange(10.0)}
 
@@ -33,69 +36,91 @@ def umask():
     os.umask(before)
 
 
+@pytest.fixture
+def save(open_writer):
+    """Return a function that saves and waits, by one writer, which is made for the first save."""
+    made = []
+
+    def save(state, path):
+        if not made:
+            made.append(open_writer())
+        return made[0].save(state, path).result(PATIENCE)
+
+    return save
+
+
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o000, 0o027])
-def test_a_new_file_has_the_mode_of_open(tmp_path, umask, mask):
+def test_a_new_file_has_the_mode_of_open(tmp_path, umask, mask, save):
     """A new checkpoint has the mode bits that ``open`` gives under the umask."""
     umask(mask)
     (tmp_path / "plain").touch()
-    asyncsave.save(STATE, tmp_path / "ckpt")
+    save(STATE, tmp_path / "ckpt")
     assert mode_of(tmp_path / "ckpt") == mode_of(tmp_path / "plain") == 0o666 & ~mask
 
 
+def test_a_umask_that_is_changed_later(tmp_path, umask, save):
+    """The umask of the call counts, not the one that was there when the writer was made."""
+    umask(0o022)
+    save(STATE, tmp_path / "first")
+    umask(0o077)
+    save(STATE, tmp_path / "ckpt")
+    assert mode_of(tmp_path / "ckpt") == 0o600
+
+
 @pytest.mark.parametrize("mode", [0o600, 0o644, 0o664, 0o666, 0o400, 0o640])
-def test_a_replaced_file_keeps_its_mode(tmp_path, umask, mode):
+def test_a_replaced_file_keeps_its_mode(tmp_path, umask, mode, save):
     """The mode of the file that was there is kept, whatever the umask."""
     umask(0o027)
     (tmp_path / "ckpt").touch()
     (tmp_path / "ckpt").chmod(mode)
-    asyncsave.save(STATE, tmp_path / "ckpt")
+    save(STATE, tmp_path / "ckpt")
     assert mode_of(tmp_path / "ckpt") == mode
     assert torch.equal(torch.load(tmp_path / "ckpt")["x"], STATE["x"])
 
 
-def test_a_recycled_file_keeps_the_targets_mode(tmp_path):
+def test_a_recycled_file_keeps_the_targets_mode(tmp_path, save):
     """Mode bits are the target's also where the blocks of an older version are written again."""
     large = {"x": torch.zeros(9 << 20)}
     for _ in range(2):
-        asyncsave.save(large, tmp_path / "ckpt")
+        save(large, tmp_path / "ckpt")
     (tmp_path / "ckpt").chmod(0o600)
-    asyncsave.save(large, tmp_path / "ckpt")
-    asyncsave.save(large, tmp_path / "ckpt")
+    save(large, tmp_path / "ckpt")
+    save(large, tmp_path / "ckpt")
     assert mode_of(tmp_path / "ckpt") == 0o600
 
 
-def test_a_link_is_followed_and_stays(tmp_path):
+def test_a_link_is_followed_and_stays(tmp_path, save):
     """The file behind a symbolic link is replaced, in its own folder; the link is untouched."""
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "ckpt").write_bytes(b"old")
     (tmp_path / "link").symlink_to("real/ckpt")
-    result = asyncsave.save(STATE, tmp_path / "link")
+    result = save(STATE, tmp_path / "link")
     assert (tmp_path / "link").is_symlink()
     assert result.path == str(tmp_path / "link")
     assert torch.equal(torch.load(tmp_path / "real" / "ckpt")["x"], STATE["x"])
 
 
-def test_a_dangling_link_makes_its_target(tmp_path):
+def test_a_dangling_link_makes_its_target(tmp_path, save):
     """A link to a file that is not there yet is followed too."""
     (tmp_path / "link").symlink_to("later")
-    asyncsave.save(STATE, tmp_path / "link")
+    save(STATE, tmp_path / "link")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "later").is_file()
 
 
-def test_a_linked_folder_is_fine(tmp_path):
+def test_a_linked_folder_is_fine(tmp_path, save):
     """The folder may be reached over a link."""
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
-    asyncsave.save(STATE, tmp_path / "link" / "ckpt")
+    save(STATE, tmp_path / "link" / "ckpt")
     assert (tmp_path / "real" / "ckpt").is_file()
 
 
-def test_other_names_of_the_old_file_keep_it(tmp_path):
+def test_other_names_of_the_old_file_keep_it(tmp_path, save):
     """A hard link to the old version goes on showing the old version."""
-    asyncsave.save({"n": 1}, tmp_path / "ckpt")
+    save({"n": 1}, tmp_path / "ckpt")
     os.link(tmp_path / "ckpt", tmp_path / "kept")
-    asyncsave.save({"n": 2}, tmp_path / "ckpt")
+    save({"n": 2}, tmp_path / "ckpt")
     assert torch.load(tmp_path / "kept")["n"] == 1
     assert torch.load(tmp_path / "ckpt")["n"] == 2
 
@@ -104,21 +129,21 @@ NAMES = ["c", "c" * 255, "ü" * 127, "名前 mit Leerzeichen.pt", "-rf", ".hidde
 
 
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: repr(name)[:20])
-def test_names(tmp_path, name):
+def test_names(tmp_path, name, save):
     """Any name that the file system takes is taken, up to 255 bytes."""
-    result = asyncsave.save(STATE, tmp_path / name)
+    result = save(STATE, tmp_path / name)
     assert result.path == str(tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert torch.equal(asyncsave.load(tmp_path / name)["x"], STATE["x"])
 
 
-def test_a_long_path(tmp_path):
+def test_a_long_path(tmp_path, save):
     """Paths of a thousand bytes and more are fine, as long as the system takes them."""
     folder = tmp_path
     while len(str(folder)) < 3000:
         folder /= "long" * 50
     folder.mkdir(parents=True)
-    asyncsave.save(STATE, folder / "ckpt")
+    save(STATE, folder / "ckpt")
     assert (folder / "ckpt").is_file()
 
 
@@ -165,12 +190,12 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("make", "number"), REFUSED.values(), ids=REFUSED)
-def test_refused_at_the_call(tmp_path, make, number):
+def test_refused_at_the_call(tmp_path, make, number, open_writer):
     """A target that can never become a file is refused before anything is staged or written."""
     target = make(tmp_path / "here")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(SaveError) as raised:
-        asyncsave.save_async({"x": lambda: "never pickled"}, target)
+        open_writer().save({"x": lambda: "never pickled"}, target)
     error = raised.value
     assert (error.phase, error.errno, error.outcome) == ("target", number, "not_committed")
     assert "untouched" in str(error)
@@ -186,17 +211,17 @@ def test_remedies(tmp_path):
         resolve(str(tmp_path / "no" / "ckpt"))
 
 
-def test_a_path_like_object(tmp_path):
+def test_a_path_like_object(tmp_path, save):
     """Any ``os.PathLike`` of text will do."""
 
     class Elsewhere:
         def __fspath__(self):
             return str(tmp_path / "ckpt")
 
-    assert asyncsave.save(STATE, Elsewhere()).path == str(tmp_path / "ckpt")
+    assert save(STATE, Elsewhere()).path == str(tmp_path / "ckpt")
 
 
-def test_read_only_mount(tmp_path):
+def test_read_only_mount(tmp_path, save):
     """A file system that is mounted read-only is refused at the call, with its number."""
     folder = tmp_path / "ro"
     folder.mkdir()
@@ -207,7 +232,7 @@ def test_read_only_mount(tmp_path):
         pytest.skip(f"cannot mount here: {mounted.stderr.strip()}")
     try:
         with pytest.raises(SaveError, match="read-only") as raised:
-            asyncsave.save(STATE, folder / "ckpt")
+            save(STATE, folder / "ckpt")
         assert raised.value.errno == errno.EROFS
     finally:
         subprocess.run(["umount", folder], check=True)
@@ -223,11 +248,13 @@ def test_a_folder_without_permission(tmp_path, template: Template):
         """
         import os, sys
         import asyncsave
+        from backends import writer_or_shared
+        writer = writer_or_shared()
         folder = os.open(sys.argv[1], os.O_RDONLY)
         os.fchdir(folder)
         os.setgid(65534); os.setuid(65534)
         try:
-            asyncsave.save({"n": 1}, f"/proc/self/fd/{folder}/ckpt")
+            asyncsave.save_async({"n": 1}, f"/proc/self/fd/{folder}/ckpt", writer=writer)
         except asyncsave.SaveError as error:
             print(error.phase, error.errno)
         """,

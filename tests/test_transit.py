@@ -14,6 +14,8 @@ from gates import Failing
 import asyncsave
 from asyncsave import AsyncSaveError, SaveError
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 PATIENCE = 30.0
 STATE = {"number": 1, "x": torch.zeros(1000)}
 
@@ -65,7 +67,7 @@ def test_log_handlers_that_raise_do_no_harm(open_writer, tmp_path, on_error):
         log.setLevel(level)
 
 
-def test_interrupted_hand_over_leaves_nothing(open_writer, tmp_path, monkeypatch):
+def test_interrupted_hand_over_leaves_nothing(open_writer, tmp_path, monkeypatch, backend):
     """Ctrl-C between the copy and the queue: the slot is free, nobody waits for the save that never was."""
     writer = open_writer(max_pending=1)
 
@@ -76,7 +78,7 @@ def test_interrupted_hand_over_leaves_nothing(open_writer, tmp_path, monkeypatch
         patch.setattr(writer._backend, "submit", interrupted)
         with pytest.raises(KeyboardInterrupt):
             writer.save(STATE, tmp_path / "1")
-    assert repr(writer) == "<Writer thread, 0 writing, 0 queued, 1/1 free>"
+    assert repr(writer) == f"<Writer {backend}, 0 writing, 0 queued, 1/1 free>"
     with pytest.raises(asyncsave.CheckpointNotFoundError):
         asyncsave.load(tmp_path / "1")
     writer.save(STATE, tmp_path / "1").result(PATIENCE)

@@ -176,6 +176,7 @@ def test_the_path_of_a_report_is_absolute(tmp_path, monkeypatch):
     assert asyncsave.verify(pathlib.Path("f.pt")).ok
 
 
+@pytest.mark.usefixtures("backend")
 def test_a_file_that_is_being_written_is_waited_for(open_writer, tmp_path):
     """The report is of the new file."""
     asyncsave.save("old", tmp_path / "f.pt")

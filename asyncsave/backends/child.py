@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import functools
 import logging
-import multiprocessing.spawn
 import os
-import select
 import signal
-import site
 import socket
 import subprocess
-import sys
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
 
 import psutil
 
 from asyncsave import descriptors
+from asyncsave.backends.interpreter import environment, interpreter
 from asyncsave.channel import Channel
-from asyncsave.errors import OptionError, WriterDiedError
+from asyncsave.errors import WriterDiedError
 from asyncsave.memory import nameless_file
 from asyncsave.storage.system import System
 from asyncsave.wire import Message, ProtocolError, Start
@@ -30,7 +26,7 @@ __all__ = ["Child", "told"]
 
 _log = logging.getLogger("asyncsave")
 _SECONDS_TO_DIE = 1.0
-_LAST_WORDS = 2000
+_LAST_WORDS = 8000
 
 
 class Child:
@@ -41,7 +37,8 @@ class Child:
         prepare: Called with the new process before it does anything: sets its priorities.
 
     Attributes:
-        ready: Set once it has said that it takes saves.
+        is_ready: Whether it has said that it takes saves.
+        folders: Where it may have left temporary files.
         log: The file that it writes to once nobody listens.
 
     Raises:
@@ -50,8 +47,9 @@ class Child:
     """
 
     def __init__(self, threads: int, prepare: Callable[[psutil.Process], None]) -> None:
-        command = [_interpreter(), "-m", "asyncsave.service"]
-        self.ready = threading.Event()
+        command = [interpreter(), "-m", "asyncsave.service"]
+        self.is_ready = False
+        self.folders: set[str] = set()
         try:
             self._start(command)
         except OSError as error:
@@ -67,6 +65,7 @@ class Child:
         except BaseException:
             self._process.kill()
             self.bury()
+            self.last_words()
             raise
         if os.getpid() == 1:
             _log.warning(
@@ -79,16 +78,21 @@ class Child:
             self._errors, _ = nameless_file()
             undo.callback(descriptors.drop, self._errors)
             ours, theirs = socket.socketpair()
+            theirs.settimeout(None)  # whatever socket.setdefaulttimeout says
             self._channel = Channel(ours.detach())
             undo.callback(self._channel.close)
-            with theirs:
+            # Until the process ignores what is meant for the trainer, nothing reaches it: it inherits the mask.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            undo_mask = functools.partial(signal.pthread_sigmask, signal.SIG_SETMASK, mask)
+            with theirs, contextlib.ExitStack() as after:
+                after.callback(undo_mask)
                 self._process = subprocess.Popen(  # noqa: S603 - this very interpreter
                     command,
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=self._errors,
                     cwd=os.sep,
-                    env=_environment(),
+                    env=environment(),
                     start_new_session=True,
                 )
             undo.pop_all()
@@ -107,12 +111,13 @@ class Child:
         return self._process.poll() is None
 
     def send(self, message: Message, fds: Sequence[int] = ()) -> None:
-        """Say something to it.
+        """Say something to it, without waiting for it.
 
         Raises:
             OSError: It is gone.
+            BlockingIOError: It has not listened for long, and must do that first.
         """
-        self._channel.send(message, fds)
+        self._channel.send(message, fds, wait=False)
 
     def receive(self) -> Message | None:
         """Block for what it says; None once it is gone, or says what makes no sense."""
@@ -122,10 +127,6 @@ class Child:
             _log.error("the writer process %d said what is no message: %s", self.pid, error)
             return None
         return received and received[0]
-
-    def speaks(self) -> bool:
-        """Tell whether there is something to receive, its end perhaps."""
-        return bool(select.select([self.fileno()], [], [], 0)[0])
 
     def hang_up(self) -> None:
         """Say that nothing more comes: it finishes what it has, then ends."""
@@ -171,31 +172,3 @@ def told(returncode: int | None) -> str:
     with contextlib.suppress(ValueError):
         return f"by {signal.Signals(-returncode).name}"
     return f"by signal {-returncode}"
-
-
-def _interpreter() -> str:
-    """Return the Python to run the process with: the one that :mod:`multiprocessing` uses."""
-    executable = os.fsdecode(multiprocessing.spawn.get_executable() or "")
-    if not executable or (getattr(sys, "frozen", False) and executable == sys.executable):
-        raise OptionError(
-            "this program has no Python interpreter of its own to run a writer process with (it is frozen, or "
-            'embeds Python): use backend="thread", or name one with multiprocessing.set_executable'
-        )
-    return executable
-
-
-def _environment() -> dict[str, str]:
-    """Return the environment in which the process finds the same packages as this one."""
-    known = {*site.getsitepackages(), site.getusersitepackages()}
-    folders = [_folder_of(name) for name in ("asyncsave", "isal")]
-    path = [os.environ.get("PYTHONPATH", ""), *(folder for folder in folders if folder not in known)]
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(dict.fromkeys(filter(None, path))),
-        "PYTHONSAFEPATH": "1",  # the folder it runs in is nobody's
-    }
-
-
-def _folder_of(package: str) -> str:
-    found = importlib.util.find_spec(package)
-    return os.path.dirname(os.path.dirname(os.path.abspath(found.origin or ""))) if found else ""

@@ -41,8 +41,11 @@ class Order(Task, Protocol):
 
     queued: float
 
-    def contest(self, claim: Claim, withdrawn: Callable[[], None]) -> None:
-        """Let it be withdrawn only by who takes the claim; ``withdrawn`` is called when somebody has."""
+    def contest(self, withdrawn: Callable[[], None]) -> Claim:
+        """Let it be withdrawn only by who takes its claim, and return that.
+
+        ``withdrawn`` is called when somebody has.
+        """
 
 
 class Backend(Protocol):
@@ -69,8 +72,18 @@ class Backend(Protocol):
     def submit(self, order: Order) -> None:
         """Take an order; orders of files are worked first in, first out."""
 
-    def close(self) -> None:
-        """Finish what was submitted, then end. Orders that are submitted later are worked by their caller."""
+    def settle(self) -> None:
+        """Block until what was submitted is safe from the death of this process, as far as it can be.
+
+        Called without any lock: it may have to wait for the thread that reports to the orders.
+        """
+
+    def close(self, timeout: float | None = None) -> None:
+        """Finish what was submitted, then end. Orders that are submitted later are worked by their caller.
+
+        Args:
+            timeout: Seconds after which who has nothing to do any more, and does not end, is made to.
+        """
 
     def abandon(self) -> None:
         """Forget everything, in a forked child."""

@@ -3,74 +3,53 @@
 What keeps a save from getting lost, or from being written twice at once:
 
 - it is handed over on the caller's thread, so when ``save`` returns the writer process has it, or its
-  memory and message lie in the socket for it;
+  memory and its message lie in the socket for it;
 - it stays in the list here until its end has been reported. If the process dies, what is in the list is
   handed to the next one, in the same order;
 - its claim (a byte in a pipe) is taken by the process that begins to write it, so a save that has been
   handed over twice, or withdrawn, is written once, or never;
-- one thread, the attendant, starts processes, listens to them and buries them. Nobody waits for a lock
-  that it holds, and it waits for none.
+- one thread, the attendant, starts processes, listens to them and buries them. It waits for nothing that
+  code may hold which a signal handler has interrupted, or which a callback of the user's waits for: who
+  waits for it (:meth:`settle`) holds no lock of ours, and does not wait for ever. What may take long, or
+  wait for others (a line for the log, a look at a folder), is left to the thread that writes file objects.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import itertools
 import logging
+import math
 import os
 import select
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from asyncsave import descriptors, pending
 from asyncsave.backends.child import Child, told
+from asyncsave.backends.consignment import Consignment
 from asyncsave.backends.contract import Order
 from asyncsave.backends.thread import ThreadBackend
-from asyncsave.claim import Claim, claim_of
 from asyncsave.errors import SaveError, WriterDiedError
 from asyncsave.image.layout import Layout
-from asyncsave.image.table import reach, write_table
+from asyncsave.image.table import nbytes_with_table
 from asyncsave.memory import SharedPages
-from asyncsave.result import SaveResult
 from asyncsave.storage.sweep import sweep
 from asyncsave.storage.system import System
 from asyncsave.storage.target import Target
-from asyncsave.wire import Begun, Done, Failed, Log, Message, Progress, Ready, Save
+from asyncsave.wire import Begun, Done, Failed, Log, Progress, Ready
 
 __all__ = ["ProcessBackend"]
 
 _log = logging.getLogger("asyncsave")
-_LIVES = 2
 _PATIENCE = 10.0
-_LOOK_AGAIN = 0.05
-
-
-@dataclass(slots=True, eq=False)
-class _Entry:
-    """One save that has not ended.
-
-    Attributes:
-        message: How it is described to a process.
-        order: Whom to tell.
-        claim: Who may begin it.
-        earlier: Claims of the saves of the same file that come first.
-        child: To which process it was handed.
-        settled: Set when it was handed to one, or has ended.
-        begun: Whether that process has begun it.
-        written: Bytes it has reported.
-        deaths: How many processes died of it.
-    """
-
-    message: Save
-    order: Order
-    claim: Claim
-    earlier: list[Claim]
-    child: Child | None = None
-    settled: threading.Event = field(default_factory=threading.Event)
-    begun: bool = False
-    written: int = 0
-    deaths: int = 0
+_LOOK_AGAIN = 0.005
+_SETTLED = 2.0
+_STILLBORN = 2
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 class ProcessBackend:
@@ -92,13 +71,16 @@ class ProcessBackend:
     pages = SharedPages
 
     def __init__(self, threads: int, start: Callable[[], Child]) -> None:
-        self._threads = threads
         self._start = start
-        self._beside: ThreadBackend | None = None
         self._numbers = itertools.count(1)
-        self._entries: dict[int, _Entry] = {}
-        self._closing = False
+        self._under_way: dict[int, Consignment] = {}
+        self._closing = self._ended = False
+        self._killed_at = math.inf
+        self._wanted = False
+        self._stillborn = 0
+        self._loss = ""
         self._child: Child | None = start()
+        self._here = ThreadBackend(System(), threads)
         with descriptors.held_back():
             self._wakes, self._wake = map(descriptors.keep, os.pipe())
         os.set_blocking(self._wakes, False)
@@ -108,230 +90,220 @@ class ProcessBackend:
             self._attendant.start()
         except RuntimeError:
             # The interpreter is shutting down and starts no thread: the caller writes.
-            self.close()
+            self._give_over()
 
     def room(self, layout: Layout) -> int:
         """Return the size of the image and its table."""
-        return reach(layout)
+        return nbytes_with_table(layout)
 
     def warmup(self) -> None:
         """Block until a process is ready.
 
         Raises:
-            WriterDiedError: None is, after some seconds.
+            WriterDiedError: None is, after some seconds; or the ones that were started died at once.
         """
-        child = self._child
-        if child is not None and not child.ready.wait(_PATIENCE):
-            raise WriterDiedError(f"the writer process {child.pid} was not ready after {_PATIENCE} s")
+        self._stillborn = 0
+        deadline = time.monotonic() + _PATIENCE
+        while not self._ended and not ((child := self._child) and child.is_ready):
+            if self._stillborn >= _STILLBORN or time.monotonic() > deadline:
+                raise WriterDiedError(f"the writer process does not start: {self._loss or 'it takes too long'}")
+            self._wanted = True
+            self._rouse()
+            time.sleep(_LOOK_AGAIN)
+        self._wanted = False
 
     def submit(self, order: Order) -> None:
-        """Hand an order over; return when a process has it, or when it is done if there is to be none."""
-        job = order.job
-        if self._closing or not isinstance(job.target, Target):
-            self._here().submit(order)
+        """Hand an order over, or leave that to the attendant if the process is dead or does not listen."""
+        target = order.job.target
+        if self._ended or not isinstance(target, Target):
+            self._here.submit(order)
             return
-        path, folder, name = job.target
         number = next(self._numbers)
-        message = Save(number, job.layout.nbytes, path, folder, name, job.sync, job.started, order.queued, after=0)
-        entry = _Entry(message, order, Claim(), [claim_of(save) for save in job.after])
-        write_table(job.image, job.layout, job.crcs)
-        self._entries[number] = entry
-        order.contest(entry.claim, lambda: self._strike_off(entry))
-        while not self._hand_over(self._child) and not entry.settled.is_set() and not self._is_attendant():
-            # The process is dead: the attendant will notice, and hand this save to the next one.
+        try:
+            save = self._under_way[number] = Consignment(number, order, target, self._strike_off)
+            handed = self._hand_over(self._child)
+        except OSError as error:
+            raise SaveError.of(error, path=target.path, phase="hand over") from error
+        if not handed:
             self._rouse()
-            entry.settled.wait(_LOOK_AGAIN)
+        if self._has_ended():  # meanwhile: whoever seizes it writes it
+            save.take_back(self._here)
 
-    def close(self) -> None:
+    def settle(self) -> None:
+        """Wait until everything is handed over, some seconds at most. See the :class:`Backend`."""
+        deadline = time.monotonic() + _SETTLED
+        while self._has_more() and not self._ended and not self._is_attendant() and time.monotonic() < deadline:
+            time.sleep(_LOOK_AGAIN)
+
+    def close(self, timeout: float | None = None) -> None:
         """Let the process end, and wait for that; one that does not is killed."""
+        self._killed_at = time.monotonic() + min(_PATIENCE, _PATIENCE if timeout is None else timeout)
         self._closing = True
         self._rouse()
         if self._attendant.is_alive() and not self._is_attendant():
             self._attendant.join()
-        self._here().close()
+        self._here.close()
 
     def abandon(self) -> None:
         """Forget the process, in a forked child: the descriptors are closed already."""
-        self._closing = True
+        self._closing = self._ended = True
         self._wakes = self._wake = -1
         if self._child is not None:
             self._child.abandon()
-        for entry in self._entries.values():
-            entry.claim.abandon()
-        self._entries.clear()
-        self._here().abandon()
+        for save in self._under_way.values():
+            save.abandon()
+        self._under_way.clear()
+        self._here.abandon()
 
     def is_current_thread(self) -> bool:
         """Tell whether the caller runs on the attendant, or on the thread that writes file objects."""
-        return self._is_attendant() or (self._beside is not None and self._beside.is_current_thread())
+        return self._is_attendant() or self._here.is_current_thread()
+
+    def _has_ended(self) -> bool:
+        return self._ended
 
     def _is_attendant(self) -> bool:
         return self._attendant is threading.current_thread()
 
-    def _here(self) -> ThreadBackend:
-        """Return the backend of this process, for what the other one cannot do."""
-        if self._beside is None:
-            self._beside = ThreadBackend(System(), self._threads)
-        return self._beside
+    def _has_more(self) -> bool:
+        """Tell whether there is something that the process does not have yet."""
+        child = self._child
+        return any(save.child is not child or child is None for save in list(self._under_way.values()))
 
     def _hand_over(self, child: Child | None) -> bool:
         """Hand everything that a process does not have yet to it, in order; False if it is dead.
 
-        Any thread may do that, two at once too: what is handed over twice is begun once.
+        Any thread may do that, two at once too.
+
+        Raises:
+            OSError: This process has no descriptors or memory left to do that.
         """
         if child is None or not child.is_alive():
             return False
-        for number in sorted(self._entries):
-            entry = self._entries.get(number)
-            if entry is None or entry.child is child:
-                continue
-            claim = entry.claim.duplicate()
-            earlier = [fd for other in entry.earlier for fd in other.duplicate(writing=False)]
-            try:
-                if claim:  # it has not ended meanwhile
-                    message = entry.message._replace(after=len(earlier))
-                    child.send(message, [entry.order.job.memory, *claim, *earlier])
-            except OSError:
-                return False
-            finally:
-                for fd in (*claim, *earlier):
-                    descriptors.drop(fd)
-            entry.child = child
-            entry.settled.set()
+        try:
+            for number in sorted(self._under_way):
+                save = self._under_way.get(number)
+                if save is not None:
+                    save.hand_to(child)
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                raise
+            return False
         return True
+
+    def _attend(self) -> None:
+        """Start, hear and bury processes until the writer is closed. The attendant's work."""
+        pending.never_wait_here()
+        try:
+            while (child := self._child) is not None or self._under_way or not self._closing:
+                if child is not None:
+                    self._listen(child)
+                elif self._under_way or self._wanted:
+                    self._replace()
+                else:
+                    self._wait()
+        finally:
+            self._give_over()
+
+    def _give_over(self) -> None:
+        """End: what is still under way, if anything has failed, is written by this process."""
+        child = self._child
+        if child is not None:
+            child.kill()
+            self._lose(child)
+        self._ended = True
+        for save in list(self._under_way.values()):
+            save.take_back(self._here)
+        fds, self._wakes, self._wake = (self._wakes, self._wake), -1, -1
+        for fd in fds:
+            descriptors.drop(fd)
+
+    def _wait(self, child: Child | None = None) -> bool:
+        """Block until the process has something to say; False if there was another reason to look around."""
+        poll = select.poll()
+        poll.register(self._wakes, select.POLLIN)
+        if child is not None:
+            poll.register(child.fileno(), select.POLLIN | (select.POLLOUT if self._has_more() else 0))
+        timeout = max(_LOOK_AGAIN, self._killed_at - time.monotonic()) if self._closing else _PATIENCE
+        found = dict(poll.poll(timeout * 1000))
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wakes, select.PIPE_BUF)
+        return child is not None and bool(found.get(child.fileno(), 0) & ~select.POLLOUT)
+
+    def _listen(self, child: Child) -> None:
+        """Hear one word of a process, or notice its death."""
+        if self._closing:
+            child.hang_up()
+            if not self._under_way and time.monotonic() > self._killed_at:
+                child.kill()
+        if not self._wait(child):
+            if self._has_more():
+                with contextlib.suppress(OSError):
+                    self._hand_over(child)
+                time.sleep(_LOOK_AGAIN)  # not round in circles where that goes on failing
+            return
+        message = child.receive()
+        if message is None:
+            self._lose(child)
+        elif isinstance(message, Ready):
+            child.is_ready = True
+            self._stillborn = 0
+            self._say(logging.INFO, f"the writer process {child.pid} is ready; left alone it logs to {child.log}")
+        elif isinstance(message, Log):
+            self._say(message.level, message.text)
+        elif isinstance(message, (Begun, Progress, Done, Failed)):
+            save = self._under_way.get(message.number)
+            if save is not None:
+                save.hear(message)
+
+    def _lose(self, child: Child) -> None:
+        """Bury a process, and blame its death on what it was doing; if that is not known, on what came next."""
+        returncode = child.bury()
+        words = child.last_words()
+        self._child = None
+        saves = [self._under_way[number] for number in sorted(self._under_way)]
+        if self._closing and not saves and not returncode:
+            return
+        self._stillborn += not child.is_ready
+        suspects = ([save for save in saves if save.begun] or saves[:1]) if child.is_ready else []
+        lost = [save for save in saves if not save.outlive(blamed=save in suspects)]
+        self._loss = f"the writer process {child.pid} ended {told(returncode)}"
+        if words:
+            self._loss += f" (its last words: {words})"
+        kept = len(saves) - len(lost)
+        self._say(logging.WARNING, self._loss + (f"; {kept} save(s) are handed to a new one" if kept else ""))
+        for folder in child.folders:
+            self._here.submit(functools.partial(sweep, System(), folder))
+        for save in lost:
+            save.give_up(f"{self._loss}, the second one that died of this save", returncode)
+
+    def _replace(self) -> None:
+        """Start a process in place of a dead one, and hand everything to it; where none starts, do without."""
+        self._wanted = False
+        if self._stillborn < _STILLBORN:
+            try:
+                child = self._start()
+            except Exception as error:  # noqa: BLE001 - the saves must not hang, whatever it is
+                self._stillborn += 1
+                self._loss = str(error)
+                time.sleep(_LOOK_AGAIN)
+                return
+            self._child = child
+            with contextlib.suppress(OSError):
+                self._hand_over(child)
+            return
+        self._stillborn = 0
+        self._say(logging.ERROR, f"no writer process can be started, this one writes: {self._loss}")
+        for save in list(self._under_way.values()):
+            save.take_back(self._here)
+
+    def _strike_off(self, number: int) -> None:
+        self._under_way.pop(number, None)
 
     def _rouse(self) -> None:
         """Make the attendant look around."""
         with contextlib.suppress(OSError):  # it is closed, or full of reminders
             os.write(self._wake, b"!")
 
-    def _attend(self) -> None:
-        pending.never_wait_here()
-        try:
-            while (child := self._child) is not None or self._entries or not self._closing:
-                if child is None and self._entries:
-                    self._replace()
-                elif child is None:
-                    self._wait()
-                else:
-                    self._listen(child)
-        finally:
-            fds, self._wakes, self._wake = (self._wakes, self._wake), -1, -1
-            for fd in fds:
-                descriptors.drop(fd)
-
-    def _wait(self, *fds: int) -> bool:
-        """Block until there is something to read, or a reason to look around; False after too long an end."""
-        poll = select.poll()
-        for fd in (self._wakes, *fds):
-            poll.register(fd, select.POLLIN)
-        found = poll.poll(_PATIENCE * 1000 if self._closing else None)
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._wakes, select.PIPE_BUF)
-        return bool(found)
-
-    def _listen(self, child: Child) -> None:
-        """Hear one word of a process, or notice its death."""
-        if self._closing:
-            child.hang_up()
-        if not self._wait(child.fileno()):
-            child.kill()
-        if not child.speaks():
-            return
-        message = child.receive()
-        if message is None:
-            self._lose(child)
-        else:
-            self._hear(child, message)
-
-    def _hear(self, child: Child, message: Message) -> None:
-        if isinstance(message, Ready):
-            child.ready.set()
-            self._say(logging.INFO, f"the writer process {child.pid} is ready; left alone it logs to {child.log}")
-        elif isinstance(message, Log):
-            self._say(message.level, message.text)
-        elif isinstance(message, (Begun, Progress, Done, Failed)):
-            entry = self._entries.get(message.number)
-            if entry is not None:
-                self._tell(entry, message)
-
-    def _tell(self, entry: _Entry, message: Begun | Progress | Done | Failed) -> None:
-        """Pass on what the process says of a save."""
-        order = entry.order
-        if isinstance(message, Begun):
-            entry.begun = True
-            order.begin()
-            order.job.timings["queue"] = message.queue
-        elif isinstance(message, Progress):
-            entry.written += message.nbytes
-            order.progress(message.nbytes)
-        elif isinstance(message, Done):
-            order.job.timings |= {phase: getattr(message, phase) for phase in ("seal", "write", "sync", "total")}
-            result = SaveResult(
-                order.job.path, order.job.layout.nbytes, message.digest, message.durable, dict(order.job.timings)
-            )
-            self._strike_off(entry)
-            try:
-                order.finish(result)
-            except BaseException as error:  # noqa: BLE001 - every handle resolves, whatever happens
-                self._fail(entry, error)
-        else:
-            _, text, path, phase, number, outcome = message
-            failure = SaveError(text, path=path, phase=phase, errno=number or None, outcome=outcome)
-            failure.__cause__ = OSError(number, os.strerror(number)) if number else None
-            self._strike_off(entry)
-            self._fail(entry, failure)
-
-    def _lose(self, child: Child) -> None:
-        """Bury a process, and blame its death on what it was doing."""
-        self._child = None
-        returncode = child.bury()
-        words = child.last_words()
-        entries = list(self._entries.values())
-        if self._closing and not entries and not returncode:
-            return
-        for entry in [one for one in entries if one.begun] or entries:
-            entry.deaths += 1
-        for entry in entries:
-            entry.order.progress(-entry.written)
-            entry.begun, entry.written = False, 0
-            entry.claim.renew()
-        lost = [entry for entry in entries if entry.deaths >= _LIVES]
-        how = f"the writer process {child.pid} ended {told(returncode)}"
-        rest = f"; {len(entries) - len(lost)} save(s) are handed to a new one"
-        self._say(logging.WARNING, how + rest + (f". Its last words: {words}" if words else ""))
-        for entry in lost:
-            self._give_up(entry, f"{how}, the second one that died of this save", returncode)
-
-    def _replace(self) -> None:
-        """Start a process in place of a dead one, and hand everything to it."""
-        try:
-            child = self._start()
-        except Exception as error:  # noqa: BLE001 - the saves must hear of it, whatever it is
-            for entry in list(self._entries.values()):
-                self._give_up(entry, f"a new writer process could not be started: {error}", None)
-            return
-        self._hand_over(child)
-        self._child = child
-        self._hand_over(child)
-
-    def _give_up(self, entry: _Entry, reason: str, returncode: int | None) -> None:
-        path = entry.message.path
-        sweep(System(), entry.message.folder)
-        self._strike_off(entry)
-        message = f"cannot save {path!r}: {reason}. What is there is whole, nearly always the old version"
-        self._fail(entry, WriterDiedError(message, path=path, returncode=returncode))
-
-    def _fail(self, entry: _Entry, error: BaseException) -> None:
-        with contextlib.suppress(BaseException):
-            entry.order.fail(error)
-
-    def _strike_off(self, entry: _Entry) -> None:
-        """Forget a save that has ended."""
-        self._entries.pop(entry.message.number, None)
-        entry.claim.close()
-        entry.settled.set()
-
     def _say(self, level: int, text: str) -> None:
-        with contextlib.suppress(Exception):
-            _log.log(level, "%s", text)
+        self._here.submit(functools.partial(_log.log, level, "%s", text))

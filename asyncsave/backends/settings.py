@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -42,7 +42,7 @@ class WriterProcess:
 
     nice: int = 0
     ionice: IoPriority | None = None
-    cpu_affinity: Sequence[int] | None = None
+    cpu_affinity: Iterable[int] | None = None
 
     def __post_init__(self) -> None:
         """Check the arguments."""
@@ -50,7 +50,8 @@ class WriterProcess:
         if self.ionice is not None:
             one_of("ionice", self.ionice, IoPriority)
         if self.cpu_affinity is not None:
-            core_numbers("cpu_affinity", self.cpu_affinity)
+            cores = core_numbers("cpu_affinity", self.cpu_affinity)
+            object.__setattr__(self, "cpu_affinity", cores)  # an iterator can be read once
 
     def start(self, threads: int) -> ProcessBackend:
         """Start a process that writes so many blocks at once."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import traceback
+from collections.abc import Callable
 from queue import SimpleQueue
 
 from asyncsave import pending
@@ -41,7 +42,7 @@ class ThreadBackend:
         self._system = system
         self._spares = Spares(system)
         self._swept: set[str] = set()
-        self._orders: SimpleQueue[Task | None] = SimpleQueue()
+        self._orders: SimpleQueue[Task | Callable[[], object] | None] = SimpleQueue()
         self._workers = Workers(threads, "asyncsave-blocks")
         self._lock = threading.RLock()
         self._writing = threading.Thread(target=self._run, name="asyncsave-writer", daemon=True)
@@ -59,7 +60,7 @@ class ThreadBackend:
     def warmup(self) -> None:
         """Do nothing: the threads are there."""
 
-    def submit(self, order: Task) -> None:
+    def submit(self, order: Task | Callable[[], object]) -> None:
         """Take an order; return at once, or when it is done if the thread has ended."""
         with self._lock:
             if self._takes_orders:
@@ -68,10 +69,13 @@ class ThreadBackend:
         self._join()
         self._work(order)
 
-    def close(self) -> None:
+    def settle(self) -> None:
+        """Do nothing: nothing survives this process."""
+
+    def close(self, timeout: float | None = None) -> None:  # noqa: ARG002 - the threads end when they are done
         """Finish what was submitted, then end the threads and wait for them.
 
-        Tasks that are submitted later are worked by their caller.
+        Orders that are submitted later are worked by their caller.
         """
         with self._lock:
             if self._takes_orders:
@@ -101,7 +105,11 @@ class ThreadBackend:
             self._work(order)
             del order  # let go of the arena and the handle while waiting for the next
 
-    def _work(self, order: Task) -> None:
+    def _work(self, order: Task | Callable[[], object]) -> None:
+        if callable(order):
+            with contextlib.suppress(Exception):
+                order()
+            return
         if not order.begin():
             return
         try:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from asyncsave.image.layout import PAGE, UINT16, UINT32, Layout, plan
 
-__all__ = ["TableError", "reach", "read_table", "write_table"]
+__all__ = ["TableError", "nbytes_with_table", "read_table", "write_table"]
 
 _HEADER = struct.Struct("=8sQQ")
 _MAGIC = b"AStable1"
@@ -36,7 +36,7 @@ def _names(layout: Layout) -> bytes:
     return "\0".join([record.name for record in layout.records]).encode("ascii")
 
 
-def reach(layout: Layout) -> int:
+def nbytes_with_table(layout: Layout) -> int:
     """Return how many bytes an image and its table take together."""
     names = sum(len(record.name) + 1 for record in layout.records)
     return _start(layout.nbytes) + _HEADER.size + 2 * _WORD * len(layout.records) + names
@@ -46,7 +46,7 @@ def write_table(memory: memoryview, layout: Layout, crcs: Sequence[int | None]) 
     """Write the table behind an image.
 
     Args:
-        memory: At least :func:`reach` bytes.
+        memory: At least :func:`nbytes_with_table` bytes.
         layout: Of the image that ``memory`` begins with.
         crcs: CRC-32 of every record, None where it is still to be taken.
     """
@@ -88,13 +88,13 @@ def read_table(memory: memoryview, nbytes: int) -> tuple[Layout, list[int | None
     sizes, crcs = array("q"), array("q")
     sizes.frombytes(memory[sizes_at:crcs_at])
     crcs.frombytes(memory[crcs_at:names_at])
-    try:
-        names = bytes(memory[names_at : names_at + names_nbytes]).decode("ascii").split("\0") if count else []
-    except UnicodeDecodeError as error:
-        raise TableError(f"the table's names are not ASCII: {error}") from error
-    if len(names) != count or any(not 0 < len(name) <= UINT16 for name in names):
-        raise TableError(f"the table has {count} records, and names for {len(names)}")
-    if any(not 0 <= size <= nbytes for size in sizes) or any(not -1 <= crc <= UINT32 for crc in crcs):
+    text = bytes(memory[names_at : names_at + names_nbytes])
+    if text.count(0) + 1 != max(count, 1) or not text.isascii():
+        raise TableError(f"the table has {count} records, and other names than those")
+    names = text.decode("ascii").split("\0") if count else []
+    if count and not (min(map(len, names)) >= 1 and max(map(len, names)) <= UINT16):
+        raise TableError("a name in the table is empty or too long")
+    if count and not (min(sizes) >= 0 and max(sizes) <= nbytes and min(crcs) >= -1 and max(crcs) <= UINT32):
         raise TableError("a size or a checksum in the table is out of bounds")
     layout = plan(zip(names, sizes, strict=True))
     if layout.nbytes != nbytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -9,7 +10,7 @@ from typing import NamedTuple
 
 from asyncsave.errors import SaveError
 
-__all__ = ["Target", "resolve"]
+__all__ = ["Target", "resolve", "umask"]
 
 
 class Target(NamedTuple):
@@ -67,6 +68,18 @@ def resolve(path: str) -> Target:
         number = errno.EROFS if read_only else errno.EACCES
         raise _refused(absolute, number, f"the folder {folder!r} is not writable")
     return Target(absolute, folder, name)
+
+
+def umask() -> int:
+    """Return the mode bits that new files of this process do not get; -1 where it cannot be asked (not Linux).
+
+    The system call that asks sets another one, for all threads.
+    """
+    with contextlib.suppress(OSError, ValueError), open("/proc/self/status", "rb") as status:
+        for line in status:
+            if line.startswith(b"Umask:"):
+                return int(line.split()[1], 8)
+    return -1
 
 
 def _unusable(path: str, error: OSError | UnicodeError) -> SaveError:
