@@ -101,7 +101,7 @@ def _at_exit() -> None:
         for owner in list(_open.values()):
             clean = owner._drain_at_exit() and clean  # noqa: SLF001 - Owner is ours
     except KeyboardInterrupt:
-        _log.critical("interrupted while waiting for the last saves: they may be lost")
+        _log.critical("interrupted while waiting for the last saves: unless a writer process has them, they are lost")
         clean = False
     except BaseException:
         clean = False
