@@ -7,28 +7,28 @@ import sys
 from typing import TYPE_CHECKING
 
 from asyncsave import lifecycle
+from asyncsave.errors import (
+    AsyncSaveError,
+    CheckpointNotFoundError,
+    CorruptCheckpointError,
+    FormatVersionError,
+    LoadError,
+    OptionError,
+    QueueFullError,
+    SaveError,
+    StagingError,
+    WriterClosedError,
+    WriterDiedError,
+)
+from asyncsave.result import Problem, SaveResult, VerifyReport
+from asyncsave.stats import WriterStats
 
 if TYPE_CHECKING:
     from asyncsave import aio
     from asyncsave.api import check_errors, flush, save, save_async, shutdown, warmup
     from asyncsave.backends.settings import WriterProcess
-    from asyncsave.errors import (
-        AsyncSaveError,
-        CheckpointNotFoundError,
-        CorruptCheckpointError,
-        FormatVersionError,
-        LoadError,
-        OptionError,
-        QueueFullError,
-        SaveError,
-        StagingError,
-        WriterClosedError,
-        WriterDiedError,
-    )
     from asyncsave.handle import SaveHandle
     from asyncsave.loading import load
-    from asyncsave.result import Problem, SaveResult, VerifyReport
-    from asyncsave.stats import WriterStats
     from asyncsave.verification import verify
     from asyncsave.writer import Writer
 
@@ -68,28 +68,13 @@ _MODULES = {
     "aio": ("aio",),
     "api": ("check_errors", "flush", "save", "save_async", "shutdown", "warmup"),
     "backends.settings": ("WriterProcess",),
-    "errors": (
-        "AsyncSaveError",
-        "CheckpointNotFoundError",
-        "CorruptCheckpointError",
-        "FormatVersionError",
-        "LoadError",
-        "OptionError",
-        "QueueFullError",
-        "SaveError",
-        "StagingError",
-        "WriterClosedError",
-        "WriterDiedError",
-    ),
     "handle": ("SaveHandle",),
     "loading": ("load",),
-    "result": ("Problem", "SaveResult", "VerifyReport"),
-    "stats": ("WriterStats",),
     "verification": ("verify",),
     "writer": ("Writer",),
 }
-"""Where the public names are. They are looked up at their first use, unless torch is there already: the
-writer process is a part of this package too, and has to start in no time, without torch."""
+"""Where the names are that stand on torch, or on much else. They are looked up at their first use, unless torch is
+there already: the writer process is a part of this package too, and has to start in no time, without torch."""
 
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -19,11 +19,10 @@ from typing import Any, Literal
 from asyncsave import lifecycle, pending
 from asyncsave.admission import Admission, OnBusy
 from asyncsave.backends.contract import BackendFactory
-from asyncsave.backends.settings import WriterProcess, WriterThread
+from asyncsave.backends.settings import BackendName, backend_factory
 from asyncsave.cores import cores
 from asyncsave.errors import (
     AsyncSaveError,
-    OptionError,
     StagingError,
     WriterClosedError,
 )
@@ -45,9 +44,8 @@ from asyncsave.storage.target import Target
 from asyncsave.transit import Transit
 from asyncsave.workers import Workers
 
-__all__ = ["BackendName", "OnBusy", "OnError", "Writer"]
+__all__ = ["OnBusy", "OnError", "Writer"]
 
-BackendName = Literal["thread", "process"]
 OnError = Literal["raise", "log"]
 
 _log = logging.getLogger("asyncsave")
@@ -103,7 +101,7 @@ class Writer:
         self.durable = durable
         self._on_error = on_error
         self._exit_timeout = exit_timeout
-        self._backend = _factory(backend).start(threads or 2)
+        self._backend = backend_factory(backend).start(threads or 2)
         self._copiers = Workers(min(4, cores()), "asyncsave-copy")
         self._slots = Slots(max_pending, memory_budget, self._copiers, self._backend.pages)
         self._ledger = Ledger()
@@ -395,15 +393,6 @@ class Writer:
         self._slots = Slots(self._slots.count, None, self._copiers)
         self._copiers.abandon()
         self._backend.abandon()
-
-
-def _factory(backend: BackendName | BackendFactory) -> BackendFactory:
-    if isinstance(backend, str):
-        one_of("backend", backend, BackendName)
-        return WriterProcess() if backend == "process" else WriterThread()
-    if isinstance(backend, type) or not callable(getattr(backend, "start", None)):
-        raise OptionError(f'backend must be "thread", "process" or a WriterProcess, not {backend!r}')
-    return backend
 
 
 def _captured(obj: object, pickle_module: Any, protocol: int, *, compact: bool) -> Captured:

@@ -106,6 +106,15 @@ def until_processes_end(
     nobody_is_left(mark)
 
 
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return where to save to; what is temporary goes to ``tmp_path`` itself, by which the processes are known."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    made = tmp_path / "saved"
+    made.mkdir()
+    return made
+
+
 @pytest.fixture(scope="session")
 def template() -> Iterator[Template]:
     """Start an interpreter from which programs are forked in milliseconds."""

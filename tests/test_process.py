@@ -41,15 +41,6 @@ caught_writing(writer, first, set())
 """A large save whose process is stopped in the midst of it."""
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """Return where to save to; what is temporary goes to ``tmp_path`` itself, by which the processes are known."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    made = tmp_path / "saved"
-    made.mkdir()
-    return made
-
-
 @pytest.mark.parametrize(
     ("withdrawing", "landed"),
     [

@@ -44,15 +44,6 @@ def save():
 """
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """Return where to save to; what is temporary goes to ``tmp_path`` itself, by which the processes are known."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    made = tmp_path / "saved"
-    made.mkdir()
-    return made
-
-
 def interpret(*options: str, cwd: pathlib.Path, path: list[str], stdin: str = "") -> None:
     """Run ``SCRIPT`` in an interpreter outside any virtual environment; it must save, and end without a word."""
     command = [getattr(sys, "_base_executable", sys.executable), *options]

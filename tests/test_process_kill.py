@@ -65,15 +65,6 @@ writer.save_if_wanted(what, target, pickle, 2, on_busy=None, compact=False, want
 """
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """Return where to save to; what is temporary goes to ``tmp_path`` itself, by which the processes are known."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    made = tmp_path / "saved"
-    made.mkdir()
-    return made
-
-
 def seeded() -> int:
     """Return a seed, and print it: to run the same again."""
     seed = random.SystemRandom().randrange(1 << 32)

@@ -168,7 +168,11 @@ class ProcessBackend:
     def _has_more(self) -> bool:
         """Tell whether there is something that the process does not have yet."""
         child = self._child
-        return any(save.child is not child or child is None for save in list(self._under_way.values()))
+        return any(child is None or save.child is not child for save in self._in_order())
+
+    def _in_order(self) -> list[Consignment]:
+        """Return the saves that have not ended, oldest first. Any thread may strike one off meanwhile."""
+        return [save for _, save in sorted(self._under_way.copy().items())]
 
     def _hand_over(self, child: Child | None) -> bool:
         """Hand everything that a process does not have yet to it, in order; False if it is dead.
@@ -181,10 +185,8 @@ class ProcessBackend:
         if child is None or not child.is_alive():
             return False
         try:
-            for number in sorted(self._under_way):
-                save = self._under_way.get(number)
-                if save is not None:
-                    save.hand_to(child)
+            for save in self._in_order():
+                save.hand_to(child)
         except OSError as error:
             if error.errno in _EXHAUSTED:
                 raise
@@ -212,7 +214,7 @@ class ProcessBackend:
             child.kill()
             self._lose(child)
         self._ended = True
-        for save in list(self._under_way.values()):
+        for save in self._in_order():
             save.take_back(self._here)
         fds, self._wakes, self._wake = (self._wakes, self._wake), -1, -1
         for fd in fds:
@@ -261,7 +263,7 @@ class ProcessBackend:
         returncode = child.bury()
         words = child.last_words()
         self._child = None
-        saves = [self._under_way[number] for number in sorted(self._under_way)]
+        saves = self._in_order()
         if self._closing and not saves and not returncode:
             return
         self._stillborn += not child.is_ready
@@ -294,7 +296,7 @@ class ProcessBackend:
             return
         self._stillborn = 0
         self._say(logging.ERROR, f"no writer process can be started, this one writes: {self._loss}")
-        for save in list(self._under_way.values()):
+        for save in self._in_order():
             save.take_back(self._here)
 
     def _strike_off(self, number: int) -> None:

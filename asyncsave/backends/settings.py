@@ -10,14 +10,16 @@ from typing import Literal
 import psutil
 
 from asyncsave.backends.child import Child
+from asyncsave.backends.contract import BackendFactory
 from asyncsave.backends.process import ProcessBackend
 from asyncsave.backends.thread import ThreadBackend
 from asyncsave.errors import OptionError
 from asyncsave.options import core_numbers, one_of, whole_number
 from asyncsave.storage.system import System
 
-__all__ = ["IoPriority", "WriterProcess", "WriterThread"]
+__all__ = ["BackendName", "IoPriority", "WriterProcess", "WriterThread", "backend_factory"]
 
+BackendName = Literal["thread", "process"]
 IoPriority = Literal["low", "idle"]
 
 _LOWEST, _HIGHEST = 19, -20
@@ -86,3 +88,17 @@ class WriterThread:
     def start(self, threads: int) -> ThreadBackend:
         """Start a thread that has so many blocks written at once."""
         return ThreadBackend(self.system, threads)
+
+
+def backend_factory(backend: BackendName | BackendFactory) -> BackendFactory:
+    """Return the settings that a name stands for, or those that were given.
+
+    Raises:
+        OptionError: It is neither.
+    """
+    if isinstance(backend, str):
+        one_of("backend", backend, BackendName)
+        return WriterProcess() if backend == "process" else WriterThread()
+    if isinstance(backend, type) or not callable(getattr(backend, "start", None)):
+        raise OptionError(f'backend must be "thread", "process" or a WriterProcess, not {backend!r}')
+    return backend
