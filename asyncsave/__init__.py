@@ -15,8 +15,10 @@ from asyncsave.errors import (
     LoadError,
     OptionError,
     QueueFullError,
+    RestoreError,
     SaveError,
     StagingError,
+    VersionInUseError,
     WriterClosedError,
     WriterDiedError,
 )
@@ -27,25 +29,41 @@ if TYPE_CHECKING:
     from asyncsave import aio
     from asyncsave.api import check_errors, flush, save, save_async, shutdown, warmup
     from asyncsave.backends.settings import WriterProcess
+    from asyncsave.catalogue.info import CheckpointFile, CheckpointInfo
+    from asyncsave.catalogue.retention import Retention, Verdict
     from asyncsave.handle import SaveHandle
     from asyncsave.loading import load
+    from asyncsave.runs.manager import CheckpointManager
+    from asyncsave.runs.preemption import PreemptionGuard
+    from asyncsave.runs.protection import ProtectedRun
+    from asyncsave.runs.training_state import TrainingState
     from asyncsave.verification import verify
     from asyncsave.writer import Writer
 
 __all__ = [
     "AsyncSaveError",
+    "CheckpointFile",
+    "CheckpointInfo",
+    "CheckpointManager",
     "CheckpointNotFoundError",
     "CorruptCheckpointError",
     "FormatVersionError",
     "LoadError",
     "OptionError",
+    "PreemptionGuard",
     "Problem",
+    "ProtectedRun",
     "QueueFullError",
+    "RestoreError",
+    "Retention",
     "SaveError",
     "SaveHandle",
     "SaveResult",
     "StagingError",
+    "TrainingState",
+    "Verdict",
     "VerifyReport",
+    "VersionInUseError",
     "Writer",
     "WriterClosedError",
     "WriterDiedError",
@@ -68,8 +86,14 @@ _MODULES = {
     "aio": ("aio",),
     "api": ("check_errors", "flush", "save", "save_async", "shutdown", "warmup"),
     "backends.settings": ("WriterProcess",),
+    "catalogue.info": ("CheckpointFile", "CheckpointInfo"),
+    "catalogue.retention": ("Retention", "Verdict"),
     "handle": ("SaveHandle",),
     "loading": ("load",),
+    "runs.manager": ("CheckpointManager",),
+    "runs.preemption": ("PreemptionGuard",),
+    "runs.protection": ("ProtectedRun",),
+    "runs.training_state": ("TrainingState",),
     "verification": ("verify",),
     "writer": ("Writer",),
 }

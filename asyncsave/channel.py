@@ -80,7 +80,7 @@ class Channel:
             if len(body) < length:
                 return None
             message = decode(header, body)
-            expected = _OWN + message.after if isinstance(message, Save) else 0
+            expected = _OWN + message.after + message.locked if isinstance(message, Save) else 0
             if len(fds) != expected or 0 < expected < _OWN:
                 raise ProtocolError(f"{len(fds)} descriptors came with a message that takes {expected}")
             taken, fds = fds, []

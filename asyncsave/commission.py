@@ -8,9 +8,9 @@ import threading
 import time
 
 from asyncsave import wire
+from asyncsave.bundle import read_bundle
 from asyncsave.claim import Claim, wait_for_end
 from asyncsave.errors import SaveError
-from asyncsave.image.table import read_table
 from asyncsave.memory import map_shared
 from asyncsave.persist import Job
 from asyncsave.reporter import Reporter
@@ -25,7 +25,7 @@ class Commission:
 
     Args:
         save: What is to be done.
-        fds: The memory, the claim's two ends, and one for every save that has to end first.
+        fds: The memory, the claim's two ends, one for every save that has to end first, and perhaps a lock.
         reporter: Whom to tell.
 
     Raises:
@@ -38,7 +38,8 @@ class Commission:
     def __init__(self, save: wire.Save, fds: list[int], reporter: Reporter) -> None:
         try:
             _check(save, fds)
-            self._memory, reading, writing, *self._earlier = fds
+            self._memory, reading, writing = fds[:3]
+            self._earlier, self._locks = fds[3 : 3 + save.after], fds[3 + save.after :]
             os.set_blocking(reading, False)
         except (OSError, ValueError) as error:
             for fd in fds:
@@ -75,12 +76,14 @@ class Commission:
             if save.umask >= 0:
                 os.umask(save.umask)
             memory = map_shared(self._memory)
-            layout, crcs = read_table(memory, save.nbytes)
+            images, brief = read_bundle(
+                memory, save.nbytes, brief_at=save.brief_at, brief_nbytes=save.brief_nbytes, path=save.path
+            )
         except Exception as error:  # noqa: BLE001 - whatever is wrong with what was sent: the next save is another
             self.fail(error)
             return False
         target = Target(save.path, save.folder, save.name)
-        self.job = Job(memory, layout, crcs, target, save.path, save.sync, {}, save.started)
+        self.job = Job(images, target, save.path, save.sync, {}, save.started, brief, view=memory, recycle=save.recycle)
         return True
 
     def progress(self, nbytes: int) -> None:
@@ -104,9 +107,9 @@ class Commission:
 
     def _let_go(self) -> None:
         """Close the descriptors; the mapping goes with its last view."""
-        for fd in (self._memory, *self._earlier):
+        for fd in (self._memory, *self._earlier, *self._locks):
             os.close(fd)
-        self._earlier, self._memory = [], -1
+        self._earlier, self._locks, self._memory = [], [], -1
         self._claim.close()
         self.__dict__.pop("job", None)  # and with it the mapping, as soon as nobody uses it
 
@@ -121,6 +124,6 @@ def _check(save: wire.Save, fds: list[int]) -> None:
     folder, name = save.folder, save.name
     if not os.path.isabs(folder) or "\0" in folder + name or os.sep in name or name in {"", os.curdir, os.pardir}:
         raise ValueError(f"{name!r} in {folder!r} is no file")
-    own, _, *earlier = pipes = [os.fstat(fd) for fd in fds[1:]]
+    own, _, *earlier = pipes = [os.fstat(fd) for fd in fds[1 : 3 + save.after]]
     if not all(stat.S_ISFIFO(pipe.st_mode) for pipe in pipes) or own.st_ino in {pipe.st_ino for pipe in earlier}:
         raise ValueError("these descriptors are not claims")

@@ -19,8 +19,10 @@ __all__ = [
     "LoadError",
     "OptionError",
     "QueueFullError",
+    "RestoreError",
     "SaveError",
     "StagingError",
+    "VersionInUseError",
     "WriterClosedError",
     "WriterDiedError",
 ]
@@ -83,6 +85,20 @@ class WriterDiedError(AsyncSaveError, RuntimeError):
         super().__init__(message)
         self.path = path
         self.returncode = returncode
+
+
+class VersionInUseError(AsyncSaveError, RuntimeError):
+    """Another process, or another manager of this one, holds the version of a run.
+
+    Attributes:
+        path: The version's folder.
+    """
+
+    path: str
+
+    def __init__(self, message: str, *, path: str) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class SaveError(AsyncSaveError, OSError):
@@ -219,3 +235,23 @@ class CorruptCheckpointError(LoadError):
 
 class FormatVersionError(LoadError):
     """The file was written by a version of asyncsave that this one does not know."""
+
+
+class RestoreError(LoadError):
+    """A checkpoint and the state that it is to be put back into do not fit.
+
+    Attributes:
+        path: The checkpoint's folder.
+        missing: Names of parts that have no saved value.
+        unexpected: Names of saved parts that nobody takes.
+    """
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+
+    def __init__(
+        self, message: str, *, path: str, missing: tuple[str, ...] = (), unexpected: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(message, path=path)
+        self.missing = missing
+        self.unexpected = unexpected

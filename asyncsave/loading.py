@@ -13,13 +13,13 @@ from asyncsave import pending
 from asyncsave.cores import cores
 from asyncsave.errors import CorruptCheckpointError, LoadError
 from asyncsave.image.index import Entry, Index, is_zip, read_index
-from asyncsave.reading import read_records
+from asyncsave.reading import Records
 from asyncsave.storage.blocks import DIRECT_FROM
 from asyncsave.storage.source import MemorySource, Source, open_source
 from asyncsave.verification import check
 from asyncsave.workers import Workers
 
-__all__ = ["load"]
+__all__ = ["Archive", "checkpoint_index", "is_data", "load", "rebuild"]
 
 
 def load(
@@ -86,6 +86,29 @@ class _How(NamedTuple):
 def _load(source: Source, how: _How, *, verify: bool | None) -> Any:
     if not is_zip(source.read(0, min(4, source.nbytes))):
         return _load_other(source, how, verify=verify)
+    index = checkpoint_index(source)
+    if verify:
+        _check_whole(source)
+    if how.mmap:
+        return _through_torch(source, source.path, how)
+    wanted = [entry for entry in index.entries if not _is_meta(how.map_location) or not is_data(entry)]
+    threads = min(4, cores()) if source.nbytes >= DIRECT_FROM else 1
+    workers = Workers(threads, "asyncsave-load")
+    try:
+        records = Records(source, wanted, workers, check=verify is not False and index.checksums)
+        records.read()
+    finally:
+        workers.close()
+    return rebuild(Archive(source.path, index, records), how.map_location, weights_only=how.weights_only)
+
+
+def checkpoint_index(source: Source) -> Index:
+    """Read the directory of a zip archive that is a checkpoint.
+
+    Raises:
+        CorruptCheckpointError: It is truncated or damaged.
+        LoadError: It is another archive.
+    """
     index = read_index(source)
     names = {entry.name for entry in index.entries}
     if "constants.pkl" in names:
@@ -94,12 +117,12 @@ def _load(source: Source, how: _How, *, verify: bool | None) -> Any:
     if "data.pkl" not in names:
         message = f"{source.path!r} is a zip archive, but not a checkpoint: it has no data.pkl"
         raise LoadError(message, path=source.path)
-    if verify:
-        _check_whole(source)
-    if how.mmap:
-        return _through_torch(source, source.path, how)
-    archive = _Archive(source, index, check=verify is not False, data=not _is_meta(how.map_location))
-    return _unpickle(archive, source, how)
+    return index
+
+
+def is_data(entry: Entry) -> bool:
+    """Tell whether a record is a storage."""
+    return entry.name.startswith("data/")
 
 
 def _check_whole(source: Source) -> None:
@@ -123,19 +146,23 @@ def _check_whole(source: Source) -> None:
         )
 
 
-class _Archive:
-    """A checked checkpoint, with the methods that torch's unpickling asks of its zip reader."""
+class Archive:
+    """A checked checkpoint, with the methods that torch's unpickling asks of its zip reader.
 
-    def __init__(self, source: Source, index: Index, *, check: bool, data: bool) -> None:
-        self._path = source.path
+    Args:
+        path: What errors call it.
+        index: Its directory.
+        records: Its records, those without tensors read already.
+
+    Attributes:
+        addresses: Which record lies at an address, for every storage that was asked for.
+    """
+
+    def __init__(self, path: str, index: Index, records: Records) -> None:
+        self.path = path
+        self.addresses: dict[int, str] = {}
         self._entries = {entry.name: entry for entry in index.entries}
-        wanted = [entry for entry in index.entries if data or not entry.name.startswith("data/")]
-        threads = min(4, cores()) if source.nbytes >= DIRECT_FROM else 1
-        workers = Workers(threads, "asyncsave-load")
-        try:
-            self._views = read_records(source, wanted, workers, check=check and index.checksums)
-        finally:
-            workers.close()
+        self._views = records.views
 
     def has_record(self, name: str) -> bool:
         """Tell whether there is such a record; ``.format_version`` would invite guessed offsets."""
@@ -154,17 +181,19 @@ class _Archive:
         """Return a record as a tensor of bytes on the memory it was read into."""
         found = self._entry(name).nbytes
         if found != nbytes:
-            message = f"{self._path!r}: record {name!r} has {found} bytes, its tensors need {nbytes}"
+            message = f"{self.path!r}: record {name!r} has {found} bytes, its tensors need {nbytes}"
             raise CorruptCheckpointError(
                 message,
-                path=self._path,
+                path=self.path,
                 record=name,
                 expected=f"{nbytes} bytes",
                 found=f"{found} bytes",
             )
         if not nbytes:
             return torch.empty(0, dtype=torch.uint8)
-        return torch.frombuffer(self._views[name], dtype=torch.uint8)
+        storage = torch.frombuffer(self._views[name], dtype=torch.uint8)
+        self.addresses[storage.data_ptr()] = name
+        return storage
 
     def serialization_id(self) -> str:
         """Return nothing: torch logs it, and does no more with it."""
@@ -174,22 +203,26 @@ class _Archive:
         try:
             return self._entries[name]
         except KeyError:
-            message = f"{self._path!r} has no record {name!r}, which its pickle refers to"
+            message = f"{self.path!r} has no record {name!r}, which its pickle refers to"
             raise CorruptCheckpointError(
-                message, path=self._path, record=name, expected="a record", found="none"
+                message, path=self.path, record=name, expected="a record", found="none"
             ) from None
 
 
-def _unpickle(archive: _Archive, source: Source, how: _How) -> Any:
-    """Rebuild the object. torch's own function does it, so that every type it knows comes out."""
-    rebuild: Any = torch.serialization._load  # noqa: SLF001 - torch.load, behind its zip reader
-    unpickler = torch._weights_only_unpickler if how.weights_only else pickle  # noqa: SLF001
+def rebuild(archive: Archive, map_location: Any, *, weights_only: bool) -> Any:
+    """Rebuild the object. torch's own function does it, so that every type it knows comes out.
+
+    Raises:
+        LoadError: That cannot be done.
+    """
+    load_archive: Any = torch.serialization._load  # noqa: SLF001 - torch.load, behind its zip reader
+    unpickler = torch._weights_only_unpickler if weights_only else pickle  # noqa: SLF001
     try:
-        return rebuild(archive, how.map_location, unpickler, encoding="utf-8")
+        return load_archive(archive, map_location, unpickler, encoding="utf-8")
     except LoadError:
         raise
     except Exception as error:
-        raise _refused(source.path, error, weights_only=how.weights_only) from error
+        raise _refused(archive.path, error, weights_only=weights_only) from error
 
 
 def _refused(path: str, error: Exception, *, weights_only: bool) -> LoadError:

@@ -9,8 +9,22 @@ from typing import Any, get_args
 
 from asyncsave.errors import OptionError
 
-__all__ = ["at_least", "core_numbers", "file_path", "one_of", "pickler", "seconds", "whole_number", "yes_or_no"]
+__all__ = [
+    "above_zero",
+    "at_least",
+    "core_numbers",
+    "file_path",
+    "folder_name",
+    "instance",
+    "one_of",
+    "pickler",
+    "seconds",
+    "text",
+    "whole_number",
+    "yes_or_no",
+]
 
+_LONGEST_NAME = 255
 _MOST = 1 << 16
 """No machine has more processors."""
 
@@ -73,6 +87,53 @@ def seconds(name: str, value: object) -> None:
     """
     if not isinstance(value, (int, float)) or not value >= 0:
         message = f"{name} must be a number of seconds, at least 0, not {value!r}"
+        raise OptionError(message)
+
+
+def above_zero(name: str, value: object) -> None:
+    """Refuse everything but numbers above zero.
+
+    Raises:
+        OptionError: It is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        message = f"{name} must be a number above 0, not {value!r}"
+        raise OptionError(message)
+
+
+def instance(name: str, value: object, kind: type) -> None:
+    """Refuse everything but None and objects of a class.
+
+    Raises:
+        OptionError: It is something else.
+    """
+    if value is not None and not isinstance(value, kind):
+        message = f"{name} must be a {kind.__name__}, not {value!r}"
+        raise OptionError(message)
+
+
+def text(name: str, value: object) -> None:
+    """Refuse everything but a text of at least one character.
+
+    Raises:
+        OptionError: It is something else.
+    """
+    if not isinstance(value, str) or not value:
+        message = f"{name} must be a text, not {value!r}"
+        raise OptionError(message)
+
+
+def folder_name(name: str, value: object) -> None:
+    """Refuse everything but the name of one folder, visible and not nested.
+
+    Raises:
+        OptionError: It is something else.
+    """
+    text(name, value)
+    if isinstance(value, str) and (
+        value.startswith(".") or any(c in value for c in "/\\\0") or len(os.fsencode(value)) > _LONGEST_NAME
+    ):
+        message = f"{name} must be the name of one folder: no slash, no leading dot, at most 255 bytes; not {value!r}"
         raise OptionError(message)
 
 

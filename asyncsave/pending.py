@@ -13,7 +13,7 @@ import threading
 
 from asyncsave.result import SaveResult
 
-__all__ = ["enter", "never_wait_here", "wait_for"]
+__all__ = ["enter", "may_wait_here", "never_wait_here", "wait_for"]
 
 _Future = concurrent.futures.Future[SaveResult]
 
@@ -48,16 +48,23 @@ def never_wait_here() -> None:
     _here.writes = True
 
 
+def may_wait_here() -> bool:
+    """Tell whether the calling thread may wait for a save."""
+    return not getattr(_here, "writes", False)
+
+
 def wait_for(path: str) -> None:
     """Block until no save of this file is under way, whatever becomes of it.
 
     Returns at once on a thread that writes (in a done callback): the file is the last whole version.
     """
-    if _saves and not getattr(_here, "writes", False):
+    if _saves and may_wait_here():
         with contextlib.suppress(ValueError):  # no path at all: whoever opens it will say so
             path = os.path.realpath(path)
         with _lock:
-            saves = [save for save, _ in _saves.get(path, ())]
+            # Of a step of a run the folder is entered.
+            entries = [*_saves.get(path, ()), *_saves.get(os.path.dirname(path), ())]
+            saves = [save for save, _ in entries]
         concurrent.futures.wait(saves)
 
 

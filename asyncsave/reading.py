@@ -1,7 +1,7 @@
 """Read a checkpoint's records in parallel, and hold every byte against its checksum on arrival.
 
-Two ways through the same blocks: :func:`read_records` puts each record where it is to stay;
-:func:`scan` keeps nothing and looks at the bytes between the records too.
+Two ways through the same blocks: :class:`Records` puts each record where it is to stay, all at once
+or as they are asked for; :func:`scan` keeps nothing and looks at the bytes between the records too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from asyncsave.memory import Pages
 from asyncsave.storage.source import Source
 from asyncsave.workers import Workers
 
-__all__ = ["Scan", "read_records", "scan"]
+__all__ = ["Records", "Scan", "scan"]
 
 _BLOCK = 8 << 20
 _SLAB = 1 << 20
@@ -63,8 +63,8 @@ def _slabs(entries: Iterable[Entry]) -> Iterator[_Slab]:
         yield _Slab(run)
 
 
-def read_records(source: Source, entries: Iterable[Entry], workers: Workers, *, check: bool) -> dict[str, memoryview]:
-    """Read records into fresh memory.
+class Records:
+    """Records of a checkpoint, each with a place in fresh memory, which is taken up only when it is read.
 
     Args:
         source: The checkpoint.
@@ -72,42 +72,58 @@ def read_records(source: Source, entries: Iterable[Entry], workers: Workers, *, 
         workers: Who reads.
         check: Whether to compare every record with its CRC-32, block by block as they arrive.
 
-    Returns:
-        The bytes of each record, by name: writable, each large one in a mapping of its own.
+    Attributes:
+        views: The bytes of each record that has any, by name: writable, each large one in a mapping of its
+            own. Zeros, until it is read.
 
     Raises:
-        CorruptCheckpointError: A record differs from its checksum.
         LoadError: There is not enough memory.
     """
-    try:
-        slabs = list(_slabs(entry for entry in entries if entry.nbytes))
-    except (OSError, MemoryError) as error:
-        message = f"not enough memory to load {source.path!r} ({source.nbytes:,} bytes): {error}"
-        raise LoadError(message, path=source.path) from error
-    parts: dict[tuple[int, int], int] = {}
 
-    def read(block: tuple[_Slab, int]) -> None:
-        slab, at = block
-        piece = slab.memory[at : at + _BLOCK]
-        slab.pages.touch(at, len(piece))
-        source.fill(piece, slab.start + at)
-        if not check:
-            return
-        if len(slab.entries) == 1:
-            entry = slab.entries[0]
-            first = max(at, entry.offset - slab.start)
-            last = min(at + len(piece), entry.offset - slab.start + entry.nbytes)
-            parts[entry.offset, at] = crc32(slab.memory[first:last])
-        else:
-            for entry in slab.entries:
-                _compare(source, entry, crc32(slab.view(entry)))
+    def __init__(self, source: Source, entries: Iterable[Entry], workers: Workers, *, check: bool) -> None:
+        self._source = source
+        self._workers = workers
+        self._check = check
+        try:
+            slabs = list(_slabs(entry for entry in entries if entry.nbytes))
+        except (OSError, MemoryError) as error:
+            message = f"not enough memory to load {source.path!r} ({source.nbytes:,} bytes): {error}"
+            raise LoadError(message, path=source.path) from error
+        self.views = {entry.name: slab.view(entry) for slab in slabs for entry in slab.entries}
+        self._unread = {entry.name: slab for slab in slabs for entry in slab.entries}
 
-    workers.each(read, [block for slab in slabs for block in slab.blocks()])
-    if check:
-        for slab in slabs:
+    def read(self, names: Iterable[str] | None = None) -> None:
+        """Read records that have not been read yet; None: all. What shares memory with them is read too.
+
+        Raises:
+            CorruptCheckpointError: A record differs from its checksum.
+        """
+        names = list(self._unread) if names is None else names
+        slabs = list({id(slab): slab for name in names if (slab := self._unread.get(name))}.values())
+        parts: dict[tuple[int, int], int] = {}
+
+        def read(block: tuple[_Slab, int]) -> None:
+            slab, at = block
+            piece = slab.memory[at : at + _BLOCK]
+            slab.pages.touch(at, len(piece))
+            self._source.fill(piece, slab.start + at)
+            if not self._check:
+                return
             if len(slab.entries) == 1:
-                _compare(source, slab.entries[0], _combined(slab, parts))
-    return {entry.name: slab.view(entry) for slab in slabs for entry in slab.entries}
+                entry = slab.entries[0]
+                first = max(at, entry.offset - slab.start)
+                last = min(at + len(piece), entry.offset - slab.start + entry.nbytes)
+                parts[entry.offset, at] = crc32(slab.memory[first:last])
+            else:
+                for entry in slab.entries:
+                    _compare(self._source, entry, crc32(slab.view(entry)))
+
+        self._workers.each(read, [block for slab in slabs for block in slab.blocks()])
+        for slab in slabs:
+            if self._check and len(slab.entries) == 1:
+                _compare(self._source, slab.entries[0], _combined(slab, parts))
+            for entry in slab.entries:
+                del self._unread[entry.name]
 
 
 def _combined(slab: _Slab, parts: dict[tuple[int, int], int]) -> int:

@@ -57,6 +57,9 @@ def serve(channel: Channel, reporter: Reporter, system: System) -> None:
         with _Trainer(start.trainer) as trainer:
             while trainer.speaks(channel) and (received := channel.receive()) is not None:
                 queued = [earlier for earlier in queued if earlier.is_wanted()]
+                if isinstance(received[0], wire.Clear):
+                    backend.drop_spare()
+                    continue
                 queued.append(_commission(*received, reporter))
                 backend.submit(queued[-1])
     except wire.ProtocolError as error:

@@ -109,6 +109,8 @@ class Transit:
 
     def _give_back(self) -> None:
         """Give the slot back, once: whoever comes second must not free it under the next save."""
+        for image in self.job.images:  # who keeps the handle, or an error's traceback, must not keep the memory
+            image.memory.release()
         with contextlib.suppress(IndexError):
             self._slots.give_back(self._lent.pop())
 

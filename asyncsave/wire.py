@@ -18,6 +18,7 @@ __all__ = [
     "HEADER",
     "LONGEST",
     "Begun",
+    "Clear",
     "Done",
     "Failed",
     "Log",
@@ -62,11 +63,11 @@ class Start(NamedTuple):
 
 
 class Save(NamedTuple):
-    """To the process: one staged image. Takes along its memory, both ends of its claim, and ``after`` others.
+    """To the process: one staged checkpoint. Takes along its memory, both ends of its claim, and others.
 
     Attributes:
         number: What the save is called in the answers.
-        nbytes: Size of the image; its table lies behind it.
+        nbytes: Size of the image, whose table lies behind it; of a step, of all its images.
         path: The target, as the user named it, absolute.
         folder: The folder that it really lies in.
         name: Its name in there.
@@ -74,7 +75,11 @@ class Save(NamedTuple):
         umask: Of the trainer at the call, for the mode of a new file; -1 where it is not known.
         started: ``time.perf_counter()`` of the call.
         queued: The same when the state was staged.
-        after: How many saves must have ended before; as many descriptors come last.
+        after: How many saves must have ended before; as many descriptors come next.
+        locked: Whether a descriptor comes last that is to be held until the save has ended.
+        recycle: Whether replaced files may be overwritten.
+        brief_at: Where in the memory the brief of a step begins.
+        brief_nbytes: Its size; 0: this is a file.
     """
 
     number: int
@@ -87,6 +92,14 @@ class Save(NamedTuple):
     started: float
     queued: float
     after: int
+    locked: bool = False
+    recycle: bool = True
+    brief_at: int = 0
+    brief_nbytes: int = 0
+
+
+class Clear(NamedTuple):
+    """To the process: remove the file that is kept to be overwritten, when what was sent before is done."""
 
 
 class Ready(NamedTuple):
@@ -138,8 +151,8 @@ class Log(NamedTuple):
     text: str
 
 
-Message = Start | Save | Ready | Begun | Progress | Done | Failed | Log
-_KINDS: tuple[type[Message], ...] = (Start, Save, Ready, Begun, Progress, Done, Failed, Log)
+Message = Start | Save | Ready | Begun | Progress | Done | Failed | Log | Clear
+_KINDS: tuple[type[Message], ...] = (Start, Save, Ready, Begun, Progress, Done, Failed, Log, Clear)
 _FIELDS = {kind: tuple(get_type_hints(kind).values()) for kind in _KINDS}
 
 

@@ -8,6 +8,7 @@ by the next call.
 from __future__ import annotations
 
 import concurrent.futures
+import io
 import logging
 import os
 import pickle
@@ -27,16 +28,12 @@ from asyncsave.errors import (
     WriterClosedError,
 )
 from asyncsave.handle import SaveHandle
-from asyncsave.image.layout import Layout
+from asyncsave.intake import Intake
 from asyncsave.ledger import Ledger
-from asyncsave.notices import advise
 from asyncsave.options import at_least, one_of, pickler, seconds, yes_or_no
 from asyncsave.persist import Job
+from asyncsave.request import Request
 from asyncsave.slots import Slot, Slots
-from asyncsave.staging.arena import Arena
-from asyncsave.staging.capture import Captured, capture
-from asyncsave.staging.copying import synchronize
-from asyncsave.staging.stage import collector_paused, fill, layout_of
 from asyncsave.stats import Tally, WriterStats
 from asyncsave.storage.destination import destination
 from asyncsave.storage.sink import Sink
@@ -73,6 +70,8 @@ class Writer:
         exit_timeout: Seconds that the interpreter's exit waits for saves that are still in flight.
         backend: Who seals and writes: ``"thread"``, in this process; ``"process"``, in one of its own,
             which goes on when this one dies; or the settings of a process, :class:`WriterProcess`.
+        recycle: Whether the blocks of a large replaced file are kept, as one hidden file, and overwritten by the
+            next save: twice as fast, and never where anybody still has the old file open or mapped.
 
     Raises:
         OptionError: An argument makes no sense.
@@ -89,6 +88,7 @@ class Writer:
         on_error: OnError = "raise",
         exit_timeout: float = 600.0,
         backend: BackendName | BackendFactory = "thread",
+        recycle: bool = True,
     ) -> None:
         at_least("max_pending", max_pending, 1)
         at_least("threads", 2 if threads is None else threads, 1)
@@ -97,8 +97,10 @@ class Writer:
         one_of("on_error", on_error, OnError)
         seconds("exit_timeout", exit_timeout)
         yes_or_no("durable", durable)
+        yes_or_no("recycle", recycle)
         self.on_busy: OnBusy = on_busy
         self.durable = durable
+        self.recycle = recycle
         self._on_error = on_error
         self._exit_timeout = exit_timeout
         self._backend = backend_factory(backend).start(threads or 2)
@@ -157,8 +159,7 @@ class Writer:
             WriterClosedError: The writer is closed.
         """
         self._check_open()
-        captured = _captured(state, pickle, 2, compact=False)
-        nbytes = self._backend.room(layout_of(captured))
+        nbytes = Intake(Request([state], io.BytesIO(), path=""), self._backend.room).nbytes
         slots = []
         try:
             while (slot := self._slots.take()) is not None:
@@ -233,19 +234,25 @@ class Writer:
         All arguments are those of :meth:`save`, but for ``wanted``, which is called after every wait, and
         last before the save is queued; it raises if the save is not wanted any more.
         """
+        self._check_open()
+        pickler(pickle_module, pickle_protocol)
+        target, path = destination(f)
+        request = Request([obj], target, path, pickle_module, pickle_protocol, compact, wanted=wanted)
+        return self.take(request, on_busy=on_busy)
+
+    def take(self, request: Request, *, on_busy: OnBusy | None = None) -> SaveHandle:
+        """Do what :meth:`save` does, for a request that has been checked already: also one of a step."""
         started = time.perf_counter()
         self._check_open()
         policy = self.on_busy if on_busy is None else on_busy
         one_of("on_busy", policy, OnBusy)
-        pickler(pickle_module, pickle_protocol)
-        target, path = destination(f)
         if self._on_error == "raise":
             self.check_errors()
-        handle = SaveHandle(path, is_file=isinstance(target, Target))
+        handle = SaveHandle(request.path, is_file=isinstance(request.target, Target))
 
         def go_on() -> None:
             self._check_open()
-            wanted()
+            request.wanted()
 
         def make_way() -> bool:
             waited = self._admission.make_way(policy)
@@ -259,21 +266,20 @@ class Writer:
             timings = {"wait": time.perf_counter() - started}
             handle.measure(timings)
             with self._admission.staging():
-                with collector_paused():
-                    captured = _captured(obj, pickle_module, pickle_protocol, compact=compact)
-                    layout = layout_of(captured)
+                intake = Intake(request, self._backend.room)
                 timings["capture"] = time.perf_counter() - started - timings["wait"]
-                total = sum(span.nbytes for span in captured.spans)
-                advise(pickle_protocol, captured.unsafe, captured.unreferenced, total)
-                arena = self._slots.equip(slot, self._backend.room(layout), wait=make_way)
+                intake.advise()
+                arena = self._slots.equip(slot, intake.nbytes, wait=make_way)
                 if arena is None:
                     self._slots.give_back(slot)
                     return self._skip(handle)
-                with collector_paused():
-                    crcs = _filled(captured, layout, arena, self._copiers)
+                images = intake.fill(arena, self._copiers)
             timings["stage"] = time.perf_counter() - started - timings["wait"] - timings["capture"]
-            job = Job(arena.view, layout, crcs, target, path, self.durable, timings, started, memory=arena.descriptor)
-            wanted()
+            job = Job(
+                images, request.target, request.path, self.durable, timings, started, intake.brief,
+                memory=arena.descriptor, view=arena.view, lock=request.lock, recycle=self.recycle and request.recycle,
+            )  # fmt: skip
+            request.wanted()
         except BaseException:
             self._slots.give_back(slot)
             raise
@@ -283,6 +289,10 @@ class Writer:
             if not self._drain_at_exit():
                 lifecycle.spoil()
         return handle
+
+    def drop_spare(self) -> None:
+        """Remove the file that is kept to be overwritten by the next save, once the saves under way are done."""
+        self._backend.drop_spare()
 
     def flush(self, timeout: float | None = None) -> None:
         """Block until every save made so far has ended; raise the first error that nobody has read.
@@ -357,7 +367,7 @@ class Writer:
         with self._ledger.lock:
             try:
                 self._check_open()
-                handle.queue(job.layout.nbytes, transit.withdrawn, self._backend.is_current_thread)
+                handle.queue(job.nbytes, transit.withdrawn, self._backend.is_current_thread)
                 if isinstance(job.target, Target):
                     job.after = pending.enter(job.target.real, handle, owner=self)
                 self._backend.submit(transit)
@@ -393,17 +403,3 @@ class Writer:
         self._slots = Slots(self._slots.count, None, self._copiers)
         self._copiers.abandon()
         self._backend.abandon()
-
-
-def _captured(obj: object, pickle_module: Any, protocol: int, *, compact: bool) -> Captured:
-    captured = capture(obj, pickle_module=pickle_module, pickle_protocol=protocol, compact=compact)
-    synchronize()
-    return captured
-
-
-def _filled(captured: Captured, layout: Layout, arena: Arena, workers: Workers) -> list[int | None]:
-    try:
-        return fill(captured, layout, arena, workers)
-    except Exception as error:
-        message = f"cannot copy the state: {type(error).__name__}: {error}. Nothing was written"
-        raise StagingError(message) from error

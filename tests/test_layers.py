@@ -13,16 +13,19 @@ ROOT = Path(asyncsave.__file__).parent
 
 LAYERS: list[tuple[str, set[str]]] = [
     ("edges", {"__init__", "aio"}),
+    ("the checkpoints of a training", {"runs"}),
     ("the shared writer", {"api"}),
     ("the writer", {"writer"}),
-    ("what is on disk", {"loading", "verification"}),
+    ("from live objects to staged images", {"intake", "request"}),
+    ("what is on disk", {"deferred", "loading", "verification"}),
     (
         "the queue and its ends",
         {"admission", "handle", "ledger", "lifecycle", "notices", "slots", "stats", "transit"},
     ),
     ("who works in the background", {"backends", "commission", "service"}),
     ("the talk between the two processes", {"channel", "claim", "reporter", "wire"}),
-    ("whole checkpoints, as bytes", {"persist", "reading"}),
+    ("whole checkpoints, as bytes", {"bundle", "persist", "reading"}),
+    ("what a run has on disk", {"catalogue"}),
     ("staging: the only place with tensors", {"staging"}),
     ("storage: the only place that opens files", {"storage"}),
     ("images: pure bytes", {"image"}),
@@ -30,10 +33,11 @@ LAYERS: list[tuple[str, set[str]]] = [
 ]
 """From the top down. A name is a module, or a folder with all modules in it."""
 
-WITH_TENSORS = {"loading", "staging.capture", "staging.copying", "staging.storages"}
+WITH_TENSORS = {"deferred", "loading", "staging.capture", "staging.copying", "staging.storages"}
+WITH_TENSORS |= {"runs.description", "runs.modules", "runs.restoring", "runs.rng", "runs.training_state"}
 """The modules that import torch themselves."""
 
-BYTES_ONLY = ("image", "storage", "backends", "persist", "reading", "verification", "pending")
+BYTES_ONLY = ("image", "storage", "catalogue", "backends", "bundle", "persist", "reading", "verification", "pending")
 BYTES_ONLY += ("workers", "result", "stats", "errors", "memory", "cores", "descriptors", "options")
 BYTES_ONLY += ("service", "commission", "reporter", "channel", "claim", "wire")
 """What the background is made of: a process that does only this needs no torch."""
@@ -41,6 +45,9 @@ BYTES_ONLY += ("service", "commission", "reporter", "channel", "claim", "wire")
 SYSTEM_CALLS = {
     "fsync",
     "fdatasync",
+    "mkdir",
+    "makedirs",
+    "rmdir",
     "rename",
     "replace",
     "link",

@@ -13,7 +13,7 @@ from images import image_of
 
 from asyncsave.errors import CorruptCheckpointError
 from asyncsave.image.index import Index, read_index
-from asyncsave.reading import _BLOCK, _SLAB, _segments, _touching, read_records, scan
+from asyncsave.reading import _BLOCK, _SLAB, Records, _segments, _touching, scan
 from asyncsave.storage.source import MemorySource, open_source
 from asyncsave.workers import Workers
 
@@ -30,6 +30,13 @@ sizes = st.one_of(
     st.integers(_SLAB - 3, _SLAB + 3),
     st.integers(_BLOCK - 4100, _BLOCK + 4100),
 )
+
+
+def read_records(source, entries, workers, *, check):
+    """Read all records of some entries; return their bytes by name."""
+    records = Records(source, entries, workers, check=check)
+    records.read()
+    return records.views
 
 
 def contents(sizes: list[int]) -> list[tuple[str, bytes]]:

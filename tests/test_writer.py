@@ -24,9 +24,7 @@ from asyncsave import (
     SaveError,
     StagingError,
     WriterClosedError,
-)
-from asyncsave import (
-    writer as writer_module,
+    intake,
 )
 from asyncsave.storage.system import System
 
@@ -318,14 +316,14 @@ def test_close_while_a_save_is_being_staged(open_writer, tmp_path, monkeypatch):
     """A save that is staging while another thread closes the writer is made, or raises; it never hangs."""
     writer = open_writer()
     staged, closed = threading.Event(), threading.Event()
-    fill = writer_module.fill
+    fill = intake.fill
 
     def slow(*args):
         staged.set()
         assert closed.wait(PATIENCE)
         return fill(*args)
 
-    monkeypatch.setattr(writer_module, "fill", slow)
+    monkeypatch.setattr(intake, "fill", slow)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         save = pool.submit(writer.save, state(), tmp_path / "1")
         assert staged.wait(PATIENCE)

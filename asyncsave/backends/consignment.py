@@ -11,9 +11,9 @@ from asyncsave import descriptors
 from asyncsave.backends.child import Child
 from asyncsave.backends.contract import Order
 from asyncsave.backends.thread import ThreadBackend
+from asyncsave.bundle import write_bundle
 from asyncsave.claim import claim_of
 from asyncsave.errors import SaveError, WriterDiedError
-from asyncsave.image.table import write_table
 from asyncsave.result import SaveResult
 from asyncsave.storage.target import Target, umask
 from asyncsave.wire import Begun, Done, Failed, Progress, Save
@@ -53,10 +53,23 @@ class Consignment:
         concurrent.futures.wait(job.after[:-_MOST_EARLIER])
         self._earlier = [claim_of(save) for save in job.after[-_MOST_EARLIER:]]
         path, self._folder, name = target
+        brief_at, brief_nbytes = write_bundle(job)
         self._message = Save(
-            number, job.layout.nbytes, path, self._folder, name, job.sync, umask(), job.started, order.queued, after=0
+            number,
+            job.nbytes,
+            path,
+            self._folder,
+            name,
+            job.sync,
+            umask(),
+            job.started,
+            order.queued,
+            after=0,
+            locked=job.lock >= 0,
+            recycle=job.recycle,
+            brief_at=brief_at,
+            brief_nbytes=brief_nbytes,
         )
-        write_table(job.image, job.layout, job.crcs)
         self._claim = order.contest(self._end)
 
     def hand_to(self, child: Child) -> None:
@@ -75,6 +88,9 @@ class Consignment:
                 for other in self._earlier:
                     fds += other.duplicate(writing=False)
                 message = self._message._replace(after=len(fds) - 2)
+                if message.locked:
+                    with descriptors.held_back():
+                        fds.append(descriptors.keep(os.dup(self._order.job.lock)))
                 child.folders.add(self._folder)
                 child.send(message, [self._order.job.memory, *fds])
         finally:
@@ -94,7 +110,7 @@ class Consignment:
             order.progress(message.nbytes)
         elif isinstance(message, Done):
             job.timings |= {phase: getattr(message, phase) for phase in ("seal", "write", "sync", "total")}
-            result = SaveResult(job.path, job.layout.nbytes, message.digest, message.durable, dict(job.timings))
+            result = SaveResult(job.path, job.nbytes, message.digest, message.durable, dict(job.timings))
             self._end()
             try:
                 order.finish(result)

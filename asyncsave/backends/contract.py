@@ -72,6 +72,9 @@ class Backend(Protocol):
     def submit(self, order: Order) -> None:
         """Take an order; orders of files are worked first in, first out."""
 
+    def drop_spare(self) -> None:
+        """Have the file removed that is kept to be overwritten, when what was submitted before is done."""
+
     def settle(self) -> None:
         """Block until what was submitted is safe from the death of this process, as far as it can be.
 

@@ -33,14 +33,14 @@ from asyncsave.backends.child import Child, told
 from asyncsave.backends.consignment import Consignment
 from asyncsave.backends.contract import Order
 from asyncsave.backends.thread import ThreadBackend
+from asyncsave.catalogue.upkeep import tidy
 from asyncsave.errors import SaveError, WriterDiedError
 from asyncsave.image.layout import Layout
 from asyncsave.image.table import nbytes_with_table
 from asyncsave.memory import SharedPages
-from asyncsave.storage.sweep import sweep
 from asyncsave.storage.system import System
 from asyncsave.storage.target import Target
-from asyncsave.wire import Begun, Done, Failed, Log, Progress, Ready
+from asyncsave.wire import Begun, Clear, Done, Failed, Log, Progress, Ready
 
 __all__ = ["ProcessBackend"]
 
@@ -128,6 +128,13 @@ class ProcessBackend:
             self._rouse()
         if self._has_ended():  # meanwhile: whoever seizes it writes it
             save.take_back(self._here)
+
+    def drop_spare(self) -> None:
+        """Have the file removed that the process keeps to overwrite it; a dead one's is removed by the next."""
+        self._here.drop_spare()
+        if (child := self._child) is not None:
+            with contextlib.suppress(OSError):
+                child.send(Clear())
 
     def settle(self) -> None:
         """Wait until everything is handed over, some seconds at most. See the :class:`Backend`."""
@@ -275,7 +282,7 @@ class ProcessBackend:
         kept = len(saves) - len(lost)
         self._say(logging.WARNING, self._loss + (f"; {kept} save(s) are handed to a new one" if kept else ""))
         for folder in child.folders:
-            self._here.submit(functools.partial(sweep, System(), folder))
+            self._here.submit(functools.partial(tidy, System(), folder))
         for save in lost:
             save.give_up(f"{self._loss}, the second one that died of this save", returncode)
 

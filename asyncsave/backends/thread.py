@@ -10,11 +10,11 @@ from queue import SimpleQueue
 
 from asyncsave import pending
 from asyncsave.backends.contract import Task
+from asyncsave.catalogue.upkeep import tidy
 from asyncsave.image.layout import Layout
 from asyncsave.memory import Pages
-from asyncsave.persist import persist
-from asyncsave.storage.replacement import FULL
-from asyncsave.storage.spare import Spares
+from asyncsave.persist import Job, Persister
+from asyncsave.storage.attempt import FULL
 from asyncsave.storage.sweep import sweep
 from asyncsave.storage.system import System
 from asyncsave.storage.target import Target
@@ -40,10 +40,10 @@ class ThreadBackend:
 
     def __init__(self, system: System, threads: int) -> None:
         self._system = system
-        self._spares = Spares(system)
         self._swept: set[str] = set()
         self._orders: SimpleQueue[Task | Callable[[], object] | None] = SimpleQueue()
         self._workers = Workers(threads, "asyncsave-blocks")
+        self._persister = Persister(system, self._workers)
         self._lock = threading.RLock()
         self._writing = threading.Thread(target=self._run, name="asyncsave-writer", daemon=True)
         self._takes_orders = True
@@ -56,6 +56,10 @@ class ThreadBackend:
     def room(self, layout: Layout) -> int:
         """Return the size of the image: nothing else is needed."""
         return layout.nbytes
+
+    def drop_spare(self) -> None:
+        """Remove the file that is kept to be overwritten, when what was submitted before is done."""
+        self.submit(self._persister.drop_spare)
 
     def warmup(self) -> None:
         """Do nothing: the threads are there."""
@@ -83,7 +87,7 @@ class ThreadBackend:
                 self._orders.put(None)
         self._join()
         self._workers.close()
-        self._spares.close()
+        self._persister.close()
 
     def _join(self) -> None:
         if self._writing.is_alive() and not self.is_current_thread():
@@ -93,7 +97,7 @@ class ThreadBackend:
         """Forget the threads: in a forked child they do not exist."""
         self._takes_orders = False
         self._workers.abandon()
-        self._spares.abandon()
+        self._persister.abandon()
 
     def is_current_thread(self) -> bool:
         """Tell whether the caller runs on the writing thread."""
@@ -113,27 +117,20 @@ class ThreadBackend:
         if not order.begin():
             return
         try:
-            self._sweep(order.job.target)
-            persist(
-                order.job,
-                self._system,
-                self._workers,
-                spares=self._spares,
-                progress=order.progress,
-                finish=order.finish,
-            )
+            self._sweep(order.job)
+            self._persister.persist(order.job, order.progress, order.finish)
         except BaseException as error:  # noqa: BLE001 - every handle resolves, whatever happens
             if isinstance(error, OSError) and error.errno in FULL:
-                self._spares.drop()
+                self._persister.drop_spare()
             _let_go(error)
             with contextlib.suppress(BaseException):
                 order.fail(error)
 
-    def _sweep(self, target: object) -> None:
+    def _sweep(self, job: Job) -> None:
         """Remove what dead writers left, once in every folder that this writer writes to."""
-        if isinstance(target, Target) and target.folder not in self._swept:
-            self._swept.add(target.folder)
-            sweep(self._system, target.folder)
+        if isinstance(job.target, Target) and job.target.folder not in self._swept:
+            self._swept.add(job.target.folder)
+            (sweep if job.brief is None else tidy)(self._system, job.target.folder)
 
 
 def _let_go(error: BaseException) -> None:

@@ -9,17 +9,25 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable
+from typing import NamedTuple
 
 from asyncsave.image.layout import PAGE
 from asyncsave.memory import Pages
 from asyncsave.workers import Workers
 
-__all__ = ["Arena"]
+__all__ = ["Arena", "Berth"]
 
 _TOUCH = 64 << 20
 _SLACK = 64
 
 _arenas: weakref.WeakSet[Arena] = weakref.WeakSet()
+
+
+class Berth(NamedTuple):
+    """A part of an arena, for one file: where it begins, and the same as a writable memoryview."""
+
+    address: int
+    view: memoryview
 
 
 class Arena:
@@ -63,6 +71,10 @@ class Arena:
     def __repr__(self) -> str:
         """Show the size."""
         return f"<Arena {self.capacity} bytes>"
+
+    def berth(self, start: int, stop: int) -> Berth:
+        """Return the part between two offsets in bytes; the first one is that of a page."""
+        return Berth(self.address + start, self.view[start:stop])
 
     def close(self) -> None:
         """Give the memory back. The arena cannot be used any more. Idempotent."""

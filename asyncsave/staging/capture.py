@@ -32,12 +32,14 @@ class Captured(NamedTuple):
             may change it.
         unreferenced: Bytes of the storages that no saved tensor can see.
         unsafe: What ``weights_only=True`` will refuse, by full name; empty if nothing.
+        tensors: How many tensors there are; several may share a storage.
     """
 
     pickle: bytes
     spans: list[StorageSpan]
     unreferenced: int
     unsafe: tuple[str, ...]
+    tensors: int
 
 
 def capture(obj: object, *, pickle_module: Any, pickle_protocol: int, compact: bool) -> Captured:
@@ -65,7 +67,7 @@ def capture(obj: object, *, pickle_module: Any, pickle_protocol: int, compact: b
             f"cannot capture the state ({type(obj).__name__}): {type(error).__name__}: {error}. Nothing was written"
         )
         raise StagingError(message) from error
-    return Captured(data, storages.spans(), storages.unreferenced, _unsafe(storages.globals))
+    return Captured(data, storages.spans(), storages.unreferenced, _unsafe(storages.globals), storages.tensors)
 
 
 class _Ref:

@@ -15,7 +15,7 @@ import torch
 
 from asyncsave.image.crc import combine, crc32
 from asyncsave.image.layout import Record
-from asyncsave.staging.arena import Arena
+from asyncsave.staging.arena import Berth
 from asyncsave.staging.storages import StorageSpan
 from asyncsave.workers import Workers
 
@@ -56,14 +56,14 @@ def synchronize() -> None:
 
 
 def copy_spans(
-    spans: Sequence[StorageSpan], records: Sequence[Record], arena: Arena, workers: Workers
+    spans: Sequence[StorageSpan], records: Sequence[Record], berth: Berth, workers: Workers
 ) -> list[int | None]:
-    """Copy every span to its record's place in the arena; block until all bytes are there.
+    """Copy every span to its record's place; block until all bytes are there.
 
     Args:
         spans: Live storages, on any device.
         records: Where each belongs, as many and of the same sizes.
-        arena: Large enough for all records.
+        berth: Where the file begins in the arena; large enough for all records.
         workers: Who copies.
 
     Returns:
@@ -73,7 +73,7 @@ def copy_spans(
     crcs: list[int | None] = [None] * len(spans)
     pieces: list[_Piece] = []
     remote: list[int] = []
-    address, view = arena.address, arena.view
+    address, view = berth.address, berth.view
     for number, ((storage, start, nbytes), record) in enumerate(zip(spans, records, strict=True)):
         if storage.device.type != "cpu":
             remote.append(number)
@@ -100,16 +100,16 @@ def copy_spans(
         before = crcs[piece.record]
         crcs[piece.record] = part if before is None else combine(before, part, piece.nbytes)
     for number in remote:
-        _copy_from_device(spans[number], records[number], arena)
+        _copy_from_device(spans[number], records[number], berth)
     if remote:
         synchronize()
     return crcs
 
 
-def _copy_from_device(span: StorageSpan, record: Record, arena: Arena) -> None:
+def _copy_from_device(span: StorageSpan, record: Record, berth: Berth) -> None:
     """Start a copy from an accelerator; it has ended after :func:`synchronize`."""
     if not span.nbytes:
         return
-    target = torch.frombuffer(arena.view, dtype=torch.uint8, count=span.nbytes, offset=record.offset)
+    target = torch.frombuffer(berth.view, dtype=torch.uint8, count=span.nbytes, offset=record.offset)
     source = torch.empty(0, dtype=torch.uint8, device=span.storage.device).set_(span.storage)
     target.copy_(source[span.start : span.start + span.nbytes], non_blocking=True)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from asyncsave.image.crc import crc32
 from asyncsave.image.layout import Layout, plan
-from asyncsave.staging.arena import Arena
+from asyncsave.staging.arena import Berth
 from asyncsave.staging.capture import Captured
 from asyncsave.staging.copying import copy_spans
 from asyncsave.workers import Workers
@@ -40,17 +40,17 @@ def layout_of(captured: Captured) -> Layout:
     return plan(sizes)
 
 
-def fill(captured: Captured, layout: Layout, arena: Arena, workers: Workers) -> list[int | None]:
-    """Copy every record into the arena; return their CRC-32, None where it is still to be taken.
+def fill(captured: Captured, layout: Layout, berth: Berth, workers: Workers) -> list[int | None]:
+    """Copy every record to its place; return their CRC-32, None where it is still to be taken.
 
     Blocks until the last byte is there: from then on the state is the caller's again.
     """
     head = _head(captured)
     crcs: list[int | None] = []
     for (_, data), record in zip(head, layout.records, strict=False):
-        arena.view[record.offset : record.offset + record.nbytes] = data
+        berth.view[record.offset : record.offset + record.nbytes] = data
         crcs.append(crc32(data))
-    return crcs + copy_spans(captured.spans, layout.records[len(head) :], arena, workers)
+    return crcs + copy_spans(captured.spans, layout.records[len(head) :], berth, workers)
 
 
 @contextmanager

@@ -51,6 +51,10 @@ class Storages:
     Args:
         first: For a compact second pass: the first one, which has seen what is needed of each storage.
             It also keeps those alive that were made while pickling: no address may stand for two.
+
+    Attributes:
+        globals: The classes and functions that the pickle names.
+        tensors: How many times a tensor has brought its storage.
     """
 
     def __init__(self, first: Storages | None = None) -> None:
@@ -58,6 +62,7 @@ class Storages:
         self._dtypes: dict[int, torch.dtype] = {}
         self._before = first._seen if first else {}  # noqa: SLF001 - one of us
         self.globals: set[Any] = set()
+        self.tensors = 0
 
     def add(self, storage: torch.UntypedStorage, dtype: torch.dtype) -> Seen:
         """Return the entry of a storage, new or known.
@@ -65,6 +70,7 @@ class Storages:
         Raises:
             RuntimeError: Its memory was met with another dtype, which ``torch.save`` refuses too.
         """
+        self.tensors += 1
         address = storage._cdata  # noqa: SLF001 - identity of a storage, as torch.save takes it
         seen = self._seen.get(address)
         if seen is None:

@@ -18,30 +18,20 @@ import contextlib
 import errno
 import os
 import stat
-import weakref
-from collections.abc import Iterator
-from types import TracebackType
 
-from asyncsave.errors import SaveError
+from asyncsave.storage.attempt import FULL, Attempt
 from asyncsave.storage.mounts import is_durable
 from asyncsave.storage.spare import SPARE_FROM, Spares
 from asyncsave.storage.system import System
 from asyncsave.storage.target import Target
+from asyncsave.storage.temporary import new_name
 
-__all__ = ["FULL", "TEMPORARY", "Replacement"]
-
-TEMPORARY = (".asyncsave-", ".tmp")
-"""Prefix and suffix of a temporary file's name; 16 hexadecimal digits stand between them."""
-
-FULL = {errno.ENOSPC, errno.EDQUOT}
-"""The errors of a disk, or a quota, that is used up."""
+__all__ = ["Replacement"]
 
 _ATTEMPTS = 16
-_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
-_under_way: weakref.WeakSet[Replacement] = weakref.WeakSet()
 
 
-class Replacement:
+class Replacement(Attempt):
     """One attempt to put a new file at a target. Use it as a context manager.
 
     Leaving the ``with`` block without :meth:`commit` removes the temporary file and leaves the old
@@ -61,41 +51,22 @@ class Replacement:
     """
 
     fd: int
-    durable: bool
 
     def __init__(
         self, system: System, target: Target, nbytes: int, *, sync: bool, spares: Spares | None = None
     ) -> None:
-        self._system = system
-        self._target = target
+        super().__init__(system, target, sync=sync)
         self._nbytes = nbytes
-        self._sync = sync
         self._synced = False
         self._spares = spares
         self._name: str | None = None
-        self._folder = self._old = self.fd = -1
+        self._old = self.fd = -1
         self._old_mode: int | None = None
-        _under_way.add(self)
-        self.durable = False
 
     @property
     def temporary(self) -> str:
         """Path of the temporary file, while there is one."""
         return os.path.join(self._target.folder, self._name or "")
-
-    def __enter__(self) -> Replacement:  # noqa: PYI034 - not made for subclasses
-        """Open it."""
-        self.open()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        self.close()
 
     def open(self) -> None:
         """Make the temporary file and reserve its blocks.
@@ -121,22 +92,12 @@ class Replacement:
             with contextlib.suppress(OSError):
                 self._system.unlink(self._name, dir_fd=self._folder)
             self._name = None
-        for fd in (self.fd, self._old, self._folder):
-            # The one close that has something to report is in commit.
-            if fd >= 0:
-                with contextlib.suppress(OSError):
-                    self._system.close(fd)
+        self._close_all()
         self._folder = self._old = self.fd = -1
 
-    def _open_folder(self) -> int:
-        """Open the folder; one that may be written to but not listed cannot be synced either."""
-        flags = os.O_DIRECTORY | os.O_CLOEXEC
-        try:
-            return self._system.open(self._target.folder, os.O_RDONLY | flags)
-        except PermissionError:
-            if not hasattr(os, "O_PATH"):
-                raise
-            return self._system.open(self._target.folder, os.O_PATH | flags)
+    def descriptors(self) -> list[int]:
+        """Return what is open; -1 for what is not."""
+        return [self.fd, self._old, self._folder]
 
     def _mode_of_target(self) -> int | None:
         """Return the mode bits of the file to be replaced, if there is one."""
@@ -174,7 +135,7 @@ class Replacement:
         """Open and lock a temporary file, with the mode that the final file is to have."""
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         for _ in range(_ATTEMPTS):
-            name = self._system.token().join(TEMPORARY)
+            name = new_name(self._system)
             try:
                 mode = 0o666 if self._old_mode is None else self._old_mode
                 fd = self._system.open(name, flags, mode, dir_fd=self._folder)
@@ -226,8 +187,8 @@ class Replacement:
         with self._phase("close"):
             self._system.close(self._system.duplicate(self.fd))
         with self._phase("rename"):
-            keeps_old = self._take_the_name(name)
-        synced = self._sync and self._sync_folder()
+            keeps_old = self._replace_old(name)
+        synced = self._sync and self._sync_folder(self._folder, outcome="durability_unknown")
         self.durable = synced and is_durable(self._target.folder)
         if keeps_old and synced and self._spares is not None:
             with contextlib.suppress(OSError):
@@ -235,31 +196,14 @@ class Replacement:
             if self._spares.keep(self._folder, name, self._old):
                 self._name, self._old = None, -1
 
-    def _sync_folder(self) -> bool:
-        """Flush the folder; False where the file system has no such thing."""
-        with self._phase("sync folder", outcome="durability_unknown"):
-            try:
-                self._system.fsync(self._folder)
-            except OSError as error:
-                if error.errno not in _NO_FOLDER_SYNC:
-                    raise
-                return False
-        return True
-
-    def _take_the_name(self, name: str) -> bool:
+    def _replace_old(self, name: str) -> bool:
         """Become the target; tell whether the old file has the temporary name now, as a spare."""
         self._old = self._open_old()
         if self._old >= 0 and self._may_keep_old():
             with contextlib.suppress(FileNotFoundError):
                 if self._system.exchange(name, self._target.name, dir_fd=self._folder):
                     return True
-        try:
-            self._system.rename(name, self._target.name, dir_fd=self._folder)
-        except FileNotFoundError:
-            # A network file system may send a rename twice and report the second one's failure.
-            there = self._system.stat(self._target.name, dir_fd=self._folder)
-            if not os.path.samestat(there, self._system.fstat(self.fd)):
-                raise
+        self._take_the_name(name, self.fd)
         self._name = None
         return False
 
@@ -285,23 +229,3 @@ class Replacement:
                 and self._system.lock(self._old)
             )
         return False
-
-    @contextlib.contextmanager
-    def _phase(self, phase: str, *, outcome: str = "not_committed") -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise SaveError.of(error, path=self._target.path, phase=phase, outcome=outcome) from error
-
-
-def _let_go_in_child() -> None:
-    """Close what a forked child inherits: it would hold the lock, and the blocks of replaced files."""
-    for replacement in list(_under_way):
-        for fd in (replacement.fd, replacement._old, replacement._folder):  # noqa: SLF001
-            if fd >= 0:
-                with contextlib.suppress(OSError):
-                    os.close(fd)
-    _under_way.clear()
-
-
-os.register_at_fork(after_in_child=_let_go_in_child)

@@ -2,11 +2,11 @@
 
 Blocks that are allocated already are written at twice the speed of new ones, and freeing those of a
 large file takes a tenth of a second per gigabyte (measured, docs/benchmarks.md). So a large file that
-was replaced stays as a temporary file, one per writer, locked like any other; the next save of its
-folder overwrites it.
+was replaced, or that belonged to a dropped step of a run, stays as a temporary file, one per writer,
+locked like any other; the next save of its folder overwrites it.
 
-Safe because of four conditions. The replacing of it was synced: after a power cut the target cannot
-be this file again. It has no other name. It lies on a local file system, of a kind whose word on this
+Safe because of four conditions. The replacing or dropping of it was synced: after a power cut the
+target cannot be this file again. It has no other name. It lies on a local file system, of a kind whose word on this
 is known. And nobody else has it open or mapped, which that kind tells by granting a write lease: a
 reader of the old version goes on reading the old version.
 """
@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from typing import NamedTuple
 
 from asyncsave.storage.mounts import file_system
 from asyncsave.storage.system import System
+from asyncsave.storage.temporary import new_name
 
 __all__ = ["SPARE_FROM", "Spare", "Spares"]
 
@@ -77,6 +79,39 @@ class Spares:
             return False
         self._kept = spare
         return True
+
+    def salvage(self, folder: str, folder_fd: int, name: str, *, dir_fd: int) -> bool:
+        """Put a file away that nobody needs any more, and that lies in a folder beside or below.
+
+        Args:
+            folder: The folder that the spare is for.
+            folder_fd: The same, open.
+            name: The file.
+            dir_fd: Its own folder, of the same file system.
+
+        Returns:
+            Whether the file has left its folder.
+        """
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            fd = self._system.open(name, flags, dir_fd=dir_fd)
+        except OSError:
+            return False
+        with contextlib.suppress(OSError):
+            found = self._system.fstat(fd)
+            large = stat.S_ISREG(found.st_mode) and found.st_size >= SPARE_FROM
+            if large and self.may_keep(folder, fd) and self._system.lock(fd):
+                temporary = new_name(self._system)
+                self._system.rename(name, temporary, dir_fd=dir_fd, target_dir_fd=folder_fd)
+                with contextlib.suppress(OSError):
+                    self._system.chmod(fd, 0o600)  # nobody may go on reading what was dropped
+                if self.keep(folder_fd, temporary, fd):
+                    return True
+                self._system.unlink(temporary, dir_fd=folder_fd)
+                self._close(fd)
+                return True
+        self._close(fd)
+        return False
 
     def take(self, folder_fd: int) -> tuple[str, int] | None:
         """Take the spare, as its name and descriptor, if it lies in this folder and may be overwritten.

@@ -9,15 +9,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 
-from asyncsave.storage.replacement import TEMPORARY
 from asyncsave.storage.system import System
+from asyncsave.storage.temporary import is_temporary
 
 __all__ = ["sweep"]
 
 _log = logging.getLogger("asyncsave")
-_OURS = re.compile(re.escape(TEMPORARY[0]) + "[0-9a-f]{16}" + re.escape(TEMPORARY[1]))
 
 
 def sweep(system: System, folder: str) -> list[str]:
@@ -31,7 +29,7 @@ def sweep(system: System, folder: str) -> list[str]:
         folder_fd = system.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             for name in system.listdir(folder_fd):
-                if _OURS.fullmatch(name):
+                if is_temporary(name):
                     with contextlib.suppress(OSError):
                         if _remove_if_dead(system, name, folder_fd):
                             removed.append(name)

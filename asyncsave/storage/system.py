@@ -35,6 +35,8 @@ def _libc_function(name: str, *argtypes: Any) -> Callable[..., int] | None:
 # Not posix_fallocate: where a file system has no allocation, glibc's writes zeros through the page
 # cache instead, at the cost of a second save.
 _fallocate = _libc_function("fallocate", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+_sync_file_range = _libc_function("sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_SYNC_FILE_RANGE_WRITE = 2
 _renameat2 = _libc_function("renameat2", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
 _RENAME_EXCHANGE = 2
 _F_FULLFSYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
@@ -74,10 +76,10 @@ class System:
         """Set the mode bits of an open file."""
         os.fchmod(fd, mode)
 
-    def lock(self, fd: int) -> bool:
-        """Take the exclusive lock of an open file; False if somebody else holds it."""
+    def lock(self, fd: int, *, shared: bool = False) -> bool:
+        """Take the lock of an open file or folder, exclusive or shared; False if somebody else's lock forbids it."""
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True
@@ -124,14 +126,27 @@ class System:
         else:
             os.fsync(fd)
 
+    def write_back(self, fd: int) -> None:
+        """Let the kernel begin to write a file's pages, where it can be told to; the flush of many is quicker then."""
+        if _sync_file_range is not None:
+            _sync_file_range(fd, 0, 0, _SYNC_FILE_RANGE_WRITE)  # a hint: what fails is found by the flush
+
     def uncache(self, fd: int) -> None:
         """Ask that a file's clean pages leave the page cache, so that reads come from the disk."""
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
-    def rename(self, source: str, target: str, *, dir_fd: int) -> None:
-        """Give a file another name in the same folder, replacing what had that name."""
-        os.rename(source, target, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+    def rename(self, source: str, target: str, *, dir_fd: int, target_dir_fd: int | None = None) -> None:
+        """Give a file or folder another name, there or in another folder, replacing what had that name."""
+        os.rename(source, target, src_dir_fd=dir_fd, dst_dir_fd=dir_fd if target_dir_fd is None else target_dir_fd)
+
+    def mkdir(self, name: str, *, dir_fd: int | None = None) -> None:
+        """Make a folder."""
+        os.mkdir(name, dir_fd=dir_fd)
+
+    def rmdir(self, name: str, *, dir_fd: int | None = None) -> None:
+        """Remove an empty folder."""
+        os.rmdir(name, dir_fd=dir_fd)
 
     def exchange(self, first: str, second: str, *, dir_fd: int) -> bool:
         """Swap two names of one folder in one step; False where the system cannot."""

@@ -1,0 +1,142 @@
+"""A training loop whose state is saved when it has to end: on preemption, on Ctrl-C, and on an exception."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType, TracebackType
+from typing import Any
+
+from asyncsave.errors import AsyncSaveError
+from asyncsave.handle import SaveHandle
+from asyncsave.options import at_least
+from asyncsave.runs.description import step_number
+from asyncsave.runs.preemption import PreemptionGuard
+
+__all__ = ["ProtectedRun"]
+
+_log = logging.getLogger("asyncsave")
+
+
+class ProtectedRun:
+    """What ``manager.protect(state)`` gives: a context manager around the loop.
+
+    When the block is left because of a preemption, of Ctrl-C or of an exception, the state is saved, and waited for
+    as long as the guard's deadline allows. The exception goes on its way.
+
+    - **Preemption**: :meth:`steps` ends by itself after the step; the state is saved as that step.
+    - **Ctrl-C**: the first one does the same, and ``KeyboardInterrupt`` is raised when the block is left. The second
+      one raises it at once, and nothing more is saved; what is on disk stays whole.
+    - **An exception in the midst of a step**: the state is saved with ``complete: false``, beside the
+      complete ones; ``restore(emergency=True)`` uses it.
+
+    Args:
+        save: Saves the state as a step: called with its number, and whether the step is over.
+        saved: Tells which save holds a step that is over, None if none does.
+        guard: Watches for signals.
+        owns_guard: Whether the block enters and leaves it.
+    """
+
+    def __init__(
+        self,
+        save: Callable[[int, bool], SaveHandle],
+        saved: Callable[[int], SaveHandle | None],
+        guard: PreemptionGuard,
+        *,
+        owns_guard: bool,
+    ) -> None:
+        self._save = save
+        self._saved = saved
+        self._guard = guard
+        self._owns_guard = owns_guard
+        self._block = contextlib.ExitStack()
+        self._interrupts = 0
+        self._step: int | None = None
+        self._inside = False
+        self._stopped = False
+
+    def __enter__(self) -> ProtectedRun:  # noqa: PYI034 - not made for subclasses
+        """Begin to watch."""
+        if threading.current_thread() is threading.main_thread():
+            if self._owns_guard:
+                self._block.enter_context(self._guard)
+            old = signal.getsignal(signal.SIGINT)
+            # One that is ignored (nohup, a background job) stays ignored, and another's handler stays in charge.
+            if old is signal.default_int_handler:
+                signal.signal(signal.SIGINT, self._interrupt)
+                self._block.callback(self._put_back, old)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Save if there is need to; put the old handlers back."""
+        with self._block:
+            if self._interrupts <= 1 and (error is not None or self._ends):
+                self._save_last(error)
+        if error is None and self._interrupts:
+            raise KeyboardInterrupt
+
+    @property
+    def preempted(self) -> bool:
+        """Whether a signal of the guard has come."""
+        return self._guard.preempted
+
+    @property
+    def stopped(self) -> bool:
+        """Whether :meth:`steps` has ended before its last step, or will."""
+        return self._stopped or self._ends
+
+    def steps(self, start: int, stop: int) -> Iterator[int]:
+        """Yield the steps from ``start`` to before ``stop``; end by itself on preemption and on Ctrl-C.
+
+        A step is over when the next one is asked for. Where torch.distributed is initialised all processes must
+        go through it alike: after each step they agree whether to go on.
+        """
+        first = step_number(start)
+        at_least("stop", stop, 0)
+        for step in range(first, stop):
+            self._step, self._inside = step, True
+            yield step
+            self._inside = False
+            if self._guard.agreed() or self._interrupts:
+                self._stopped = True
+                return
+
+    @property
+    def _ends(self) -> bool:
+        return self.preempted or self._interrupts > 0
+
+    def _save_last(self, error: BaseException | None) -> None:
+        """Save the state as it is now, and wait. An error of this never takes the place of the loop's own."""
+        step = self._step
+        if step is None:
+            _log.warning("no step has been begun by steps(): there is nothing to save it as")
+            return
+        try:
+            handle = None if self._inside else self._saved(step)
+            if handle is None:
+                handle = self._save(step, not self._inside)
+                _log.warning("saving step %d%s before leaving", step, ", which is not over," if self._inside else "")
+            handle.result(self._guard.remaining)
+        except concurrent.futures.TimeoutError:
+            _log.critical(
+                "step %d is not durable %s s after the signal; it is still being written", step, self._guard.deadline
+            )
+        except (AsyncSaveError, concurrent.futures.CancelledError) as ours:
+            if error is None:
+                raise
+            _log.error("while another error was on its way, the last save failed: %s", ours)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self._interrupts += 1
+        if self._interrupts > 1 or not self._inside:
+            signal.default_int_handler(number, frame)
+
+    def _put_back(self, old: Any) -> None:
+        if signal.getsignal(signal.SIGINT) == self._interrupt:
+            signal.signal(signal.SIGINT, old)
