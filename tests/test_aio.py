@@ -17,8 +17,7 @@ import torch
 from gates import Failing, Gated
 
 import asyncsave
-from asyncsave import CheckpointNotFoundError, CorruptCheckpointError, LoadError, SaveError, StagingError, aio
-from asyncsave import writer as writer_module
+from asyncsave import CheckpointNotFoundError, CorruptCheckpointError, LoadError, SaveError, StagingError, aio, intake
 
 PATIENCE = 30.0
 
@@ -109,14 +108,14 @@ def test_the_loop_ticks_while_saves_wait(tmp_path, open_writer, monkeypatch):
     """While one save is stuck in its staging, and others wait for it, the loop turns freely."""
     writer = open_writer()
     asyncsave.save(state(9), tmp_path / "there")
-    staging, go, fill = threading.Event(), threading.Event(), writer_module.fill
+    staging, go, fill = threading.Event(), threading.Event(), intake.fill
 
     def slow(*args):
         staging.set()
         assert go.wait(PATIENCE)
         return fill(*args)
 
-    monkeypatch.setattr(writer_module, "fill", slow)
+    monkeypatch.setattr(intake, "fill", slow)
 
     async def main():
         saves = [asyncio.ensure_future(aio.save(state(n), tmp_path / str(n), writer=writer)) for n in range(50)]
@@ -136,7 +135,7 @@ def test_cancelled_while_staging(tmp_path, open_writer, monkeypatch):
     """A save that is cancelled while it is staged ends when its copy has, and is not queued; the next one works."""
     gate = Gated("allocate")
     writer = open_writer(system=gate)
-    staging, go, fill = threading.Event(), threading.Event(), writer_module.fill
+    staging, go, fill = threading.Event(), threading.Event(), intake.fill
 
     def slow(*args):
         staging.set()
@@ -146,7 +145,7 @@ def test_cancelled_while_staging(tmp_path, open_writer, monkeypatch):
     async def main():
         first = asyncio.ensure_future(aio.save(state(1), tmp_path / "1", writer=writer))
         await arrival(gate)
-        monkeypatch.setattr(writer_module, "fill", slow)
+        monkeypatch.setattr(intake, "fill", slow)
         second = asyncio.ensure_future(aio.save(state(2), tmp_path / "2", writer=writer))
         await asyncio.to_thread(staging.wait, PATIENCE)
         second.cancel()
@@ -218,7 +217,7 @@ def test_error_met_by_a_cancelled_save_is_said(tmp_path, open_writer, caplog, mo
         assert go.wait(PATIENCE)
         raise ZeroDivisionError("broken while it was copied")
 
-    monkeypatch.setattr(writer_module, "fill", broken)
+    monkeypatch.setattr(intake, "fill", broken)
 
     async def main():
         save = asyncio.ensure_future(aio.save(state(1), tmp_path / "1", writer=writer))

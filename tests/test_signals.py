@@ -11,9 +11,7 @@ from saves import PATIENCE, number_in, state
 import asyncsave
 from asyncsave import (
     QueueFullError,
-)
-from asyncsave import (
-    writer as writer_module,
+    intake,
 )
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -27,7 +25,7 @@ def on_signal():
     signal.signal(signal.SIGUSR1, before)
 
 
-def interrupt_once(monkeypatch, name=writer_module):
+def interrupt_once(monkeypatch, name=intake):
     """Let the next copy of a state be interrupted by SIGUSR1, in its middle."""
     fill = name.fill
     pending = [signal.SIGUSR1]
