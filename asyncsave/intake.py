@@ -69,15 +69,20 @@ class Intake:
         Raises:
             StagingError: That failed.
         """
-        images = []
+        images: list[Image] = []
+        ends = [*self._places[1:-1], self._places[-1] if self.brief is not None else arena.capacity]
+        berths = [arena.berth(start, end) for start, end in zip(self._places, ends, strict=False)]
         try:
             with collector_paused():
-                for number, (captured, layout) in enumerate(zip(self._captured, self._layouts, strict=True)):
-                    start = self._places[number]
-                    stop = self._places[number + 1] if self.brief is not None else arena.capacity
-                    berth = arena.berth(start, stop)
+                for captured, layout, berth, start in zip(
+                    self._captured, self._layouts, berths, self._places, strict=False
+                ):
                     images.append(Image(berth.view, layout, fill(captured, layout, berth, workers), start))
-        except Exception as error:
+        except BaseException as error:
+            for berth in berths:  # who keeps the error must not keep the memory
+                berth.view.release()
+            if not isinstance(error, Exception):
+                raise
             message = f"cannot copy the state: {type(error).__name__}: {error}. Nothing was written"
             raise StagingError(message) from error
         return images
