@@ -101,6 +101,15 @@ def above_zero(name: str, value: object) -> None:
         raise OptionError(message)
 
 
+def _is_folder_name(value: str) -> bool:
+    if value.startswith(".") or any(character in value for character in "/\\\0"):
+        return False
+    try:
+        return len(os.fsencode(value)) <= _LONGEST_NAME
+    except UnicodeEncodeError:
+        return False
+
+
 def instance(name: str, value: object, kind: type) -> None:
     """Refuse everything but None and objects of a class.
 
@@ -130,9 +139,7 @@ def folder_name(name: str, value: object) -> None:
         OptionError: It is something else.
     """
     text(name, value)
-    if isinstance(value, str) and (
-        value.startswith(".") or any(c in value for c in "/\\\0") or len(os.fsencode(value)) > _LONGEST_NAME
-    ):
+    if not isinstance(value, str) or not _is_folder_name(value):
         message = f"{name} must be the name of one folder: no slash, no leading dot, at most 255 bytes; not {value!r}"
         raise OptionError(message)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.states import State
+import asyncsave
 
 VOCABULARY = 256  # a character is a byte of UTF-8
 
@@ -114,21 +114,9 @@ class Trainer:
         self.steps += 1
         return loss.item()
 
-    def state(self) -> State:
-        """Return all that a later trainer needs to go on from here. Its tensors are live: `step` changes them."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "batches": self._batches.get_state(),
-            "steps": self.steps,
-        }
-
-    def resume(self, state: State) -> None:
-        """Go on from where ``state`` was taken; its tensors are copied."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self._batches.set_state(state["batches"])
-        self.steps = state["steps"]
+    def training_state(self) -> asyncsave.TrainingState:
+        """Return all that a later trainer needs to go on from here, for a `CheckpointManager`."""
+        return asyncsave.TrainingState(model=self.model, optimizer=self.optimizer, batches=self._batches)
 
     def _next_batch(self) -> Tensor:
         """Cut pieces of context + 1 characters at random places: int64 (batch, context + 1)."""

@@ -1,7 +1,8 @@
-"""The demo: one training, saved by `torch.save` and then by `asyncsave.save_async`, and what each took from it.
+"""The demo: one training, saved by `torch.save` and then by asyncsave's manager, and what each took from it.
 
-Both runs are the same, bit for bit, but for the saves. Then the last checkpoint in the background is verified,
-compared with the state that was saved, and resumed from. The exit status is 1 if any of that shows a difference.
+Both runs are the same, bit for bit, but for the saves. Then the last checkpoint is verified, compared with the state
+that was saved, and restored. At last the same training runs in a process that is killed, and in another that goes on:
+together they must come to the same losses. The exit status is 1 if any of that shows a difference.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from torch import Tensor
 
 import asyncsave
 from benchmarks.charlm import Trainer, standard_library
+from benchmarks.killed_run import Life, live
 from benchmarks.saved_run import Background, Foreground, Run, Saver, train
 from benchmarks.states import State, flatten
 
@@ -71,11 +73,11 @@ def _folder(chosen: Path | None) -> Iterator[Path]:
             yield Path(made)
         return
     chosen.mkdir(parents=True, exist_ok=True)
+    made = tempfile.mkdtemp(prefix="demo-", dir=chosen)
     try:
-        yield chosen
+        yield Path(made)
     except BaseException:
-        for saver in (Foreground(chosen), Background(chosen)):
-            saver.path.unlink(missing_ok=True)
+        shutil.rmtree(made)
         raise
 
 
@@ -90,10 +92,16 @@ def _demo(folder: Path, steps: int, every: int) -> int:
         f" {len(text) / 1e6:.1f} MB of the standard library's sources, with AdamW on {torch.get_num_threads()} threads"
         f" (torch {torch.__version__}). The same {steps} steps twice, saved every {every} steps.\n"
     )
-    baseline, ours = (_train(saver, steps, every, text) for saver in (Foreground(folder), Background(folder)))
-    console.print(_table(baseline, ours, every))
-    console.print(f"The last checkpoint, of step {ours.last_saved['steps']}:")
-    results = [_tell(good, finding) for good, finding in _checks(baseline, ours, text)]
+    baseline = _train(Foreground(folder), steps, every, text)
+    with asyncsave.CheckpointManager(
+        folder, project="demo", experiment="charlm", retain=asyncsave.Retention(last=1)
+    ) as manager:
+        ours = _train(Background(manager), steps, every, text)
+        console.print(_table(baseline, ours, every))
+        console.print(f"The last checkpoint, {ours.path.parent.relative_to(folder)}:")
+        results = [_tell(good, finding) for good, finding in _checks(baseline, ours, manager, text)]
+    console.print("\nThe same training in a process that is killed while a checkpoint is being written:")
+    results += [_tell(good, finding) for good, finding in _killed(folder, steps, every, ours)]
     return 0 if all(results) else 1
 
 
@@ -147,7 +155,7 @@ def _table(baseline: Run, ours: Run, every: int) -> Table:
     return table
 
 
-def _checks(baseline: Run, ours: Run, text: Tensor) -> Iterator[tuple[bool, str]]:
+def _checks(baseline: Run, ours: Run, manager: asyncsave.CheckpointManager, text: Tensor) -> Iterator[tuple[bool, str]]:
     """Try the last checkpoint in every way; yield whether it did as it should, and what was found."""
     report = asyncsave.verify(ours.path)
     yield report.ok, f"verify: every byte of {report.records} records read; problems: {_names(report.problems)}"
@@ -160,13 +168,43 @@ def _checks(baseline: Run, ours: Run, text: Tensor) -> Iterator[tuple[bool, str]
     wrong = _differences(ours.last_saved, torch.load(ours.path, weights_only=True))
     yield not wrong, f"plain torch.load: different from the live state: {_names(wrong)}"
     resumed = Trainer(text, seed=1)  # another seed: what agrees from here on has come out of the checkpoint
-    resumed.resume(loaded)
-    uninterrupted = ours.losses[resumed.steps :]
+    uninterrupted = ours.losses[manager.restore(resumed.training_state()) :]
     losses = [resumed.step() for _ in uninterrupted]
     found = f"{_losses(losses)}; in the run that went through: {_losses(uninterrupted)}"
-    yield losses == uninterrupted, f"resumed from it, the loss goes on: {found}"
+    yield losses == uninterrupted, f"restored, the loss goes on: {found}"
     found = f"all {len(ours.losses)} losses of both runs are the same"
     yield baseline.losses == ours.losses, f"saving changed nothing: {found}"
+
+
+def _killed(folder: Path, steps: int, every: int, ours: Run) -> Iterator[tuple[bool, str]]:
+    """Kill a training after a save, go on in another process; yield whether nothing was lost, and what was seen."""
+    kill_after = max(every, steps // 2 // every * every) - 1
+    first, second = _live(folder, steps, every, kill_after), _live(folder, steps, every, None)
+    last = max(first.durable, default=-1)
+    durable = f"step {last}" if first.durable else "none"
+    yield (
+        first.returncode < 0,
+        f"killed (SIGKILL) in step {max(first.losses) + 1}; the last durable checkpoint: {durable}",
+    )
+    yield second.began > last, f"the next process went on with step {second.began}: nothing that was durable is lost"
+    together = [(first.losses | second.losses)[step] for step in range(steps)]
+    redone = {step for step in first.losses if step in second.losses}
+    same = together == ours.losses and all(first.losses[step] == second.losses[step] for step in redone)
+    yield (
+        same,
+        f"all {steps} losses are those of the run that went through, bit for bit; {len(redone)} steps were done twice",
+    )
+
+
+def _live(folder: Path, steps: int, every: int, kill_after: int | None) -> Life:
+    """Run the training in a process, with a progress bar."""
+    columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, refresh_per_second=4) as progress:
+        bar = progress.add_task("until it is killed" if kill_after is not None else "the next process", total=steps)
+        life = Life()
+        for life in live(folder, steps, every, kill_after=kill_after, delay=0.05):
+            progress.update(bar, completed=max(life.losses, default=max(0, life.began) - 1) + 1)
+        return life
 
 
 def _differences(left: State, right: State) -> list[str]:

@@ -1,8 +1,8 @@
 """A training that is saved every few steps, in the foreground or in the background, and what the saves took from it.
 
-Each way of saving overwrites one file again and again, and each counts a save as durable when it is on the disk:
-`torch.save` is followed by an fsync of its file. That is the fair baseline, and a kind one: asyncsave renames a new
-file over the old one and syncs the folder as well, so that no crash can cost both.
+Each way keeps one checkpoint, and each counts a save as durable when it is on the disk: `torch.save` overwrites one
+file and is followed by an fsync of it. That is the fair baseline, and a kind one: asyncsave's manager makes a new
+folder with a manifest, syncs everything and only then drops the old one, so that no crash can cost both.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ from benchmarks.states import State
 
 
 class Saver(Protocol):
-    """A way to save to one file, many times in a training."""
+    """A way to save a training many times."""
 
     title: str
-    path: Path
 
-    def save(self, state: State) -> None:
+    @property
+    def path(self) -> Path:
+        """The file of the last save."""
+
+    def save(self, step: int, state: asyncsave.TrainingState) -> None:
         """Save; return when the loop may change the state."""
 
     def writing(self) -> bool:
@@ -48,10 +51,10 @@ class Foreground:
         self.path = folder / "torch_save.pt"
         self._seconds: list[float] = []
 
-    def save(self, state: State) -> None:
+    def save(self, step: int, state: asyncsave.TrainingState) -> None:  # noqa: ARG002 - it overwrites the last one
         """Save and wait for the disk."""
         began = time.perf_counter()
-        torch.save(state, self.path)
+        torch.save(state.state_dict(), self.path)
         with self.path.open("rb") as file:
             os.fsync(file.fileno())
         self._seconds.append(time.perf_counter() - began)
@@ -66,17 +69,22 @@ class Foreground:
 
 
 class Background:
-    """`asyncsave.save_async`: the loop waits for one copy in memory."""
+    """`CheckpointManager.save`: the loop waits for one copy in memory."""
 
     title = "asyncsave"
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "asyncsave.pt"
+    def __init__(self, manager: asyncsave.CheckpointManager) -> None:
+        self._manager = manager
         self._handles: list[asyncsave.SaveHandle] = []
 
-    def save(self, state: State) -> None:
+    @property
+    def path(self) -> Path:
+        """The file of the newest checkpoint."""
+        return Path(self._handles[-1].path) / "state.pt"
+
+    def save(self, step: int, state: asyncsave.TrainingState) -> None:
         """Stage the state; the rest happens beside the training."""
-        self._handles.append(asyncsave.save_async(state, self.path))
+        self._handles.append(self._manager.save(step, state))
 
     def writing(self) -> bool:
         """Say whether the newest save is still under way; those before it have ended by then."""
@@ -112,7 +120,7 @@ class Run:
     """What happened in a training with saves."""
 
     title: str
-    path: Path
+    path: Path = Path()
     losses: list[float] = field(default_factory=list)
     rounds: list[Round] = field(default_factory=list)
     durable: list[float] = field(default_factory=list)  # seconds from each call until the file was on the disk
@@ -129,7 +137,8 @@ def train(trainer: Trainer, saver: Saver, steps: int, every: int, progress: Call
     So there is always something left to do after the last checkpoint, and the run shows what should come of it.
     ``progress`` is called with the loss of each step.
     """
-    run = Run(saver.title, saver.path)
+    run = Run(saver.title)
+    training = trainer.training_state()
     last_save = (steps - 1) // every * every
     beside: list[float] = []
     quiet: list[float] = []
@@ -140,15 +149,15 @@ def train(trainer: Trainer, saver: Saver, steps: int, every: int, progress: Call
         run.losses.append(trainer.step())
         times.append(time.perf_counter() - began)
         if step == last_save:
-            run.last_saved = copy.deepcopy(trainer.state())
+            run.last_saved = copy.deepcopy(training.state_dict())
         if step <= last_save and step % every == 0:
-            state = trainer.state()
             began = time.perf_counter()
-            saver.save(state)
+            saver.save(step - 1, training)
             blocked = time.perf_counter() - began
             before = quiet or before  # saves that follow each other closely leave no quiet step between
             beside, quiet = [], []
             run.rounds.append(Round(blocked, beside, before, quiet))
         progress(run.losses[-1])
     run.durable = saver.finish()
+    run.path = saver.path
     return run

@@ -12,6 +12,7 @@ step-00001300.corrupt/     one that was found damaged, put aside
 
 from __future__ import annotations
 
+import os
 import re
 from typing import NamedTuple
 
@@ -60,8 +61,12 @@ def parse(name: str) -> StepName | None:
 
 def is_plain(name: str) -> bool:
     """Tell whether a name stands for a file in its folder, and never for one elsewhere, nor for a file of ours."""
+    try:
+        nbytes = len(os.fsencode(name))
+    except UnicodeEncodeError:
+        return False
     return (
-        0 < len(name.encode("utf-8", "replace")) <= _LONGEST
+        0 < nbytes <= _LONGEST
         and not name.startswith(".")
         and not any(character in name for character in _SEPARATORS)
         and name not in {MANIFEST, DROPPED, PINNED}

@@ -17,6 +17,7 @@ from asyncsave.catalogue.listing import read_manifest
 from asyncsave.catalogue.manifest import Manifest
 from asyncsave.catalogue.names import DROPPED, MANIFEST, PINNED, step_name
 from asyncsave.errors import LoadError
+from asyncsave.storage.assembly import UNFINISHED
 from asyncsave.storage.spare import SPARE_FROM, Spares
 from asyncsave.storage.system import System
 
@@ -83,31 +84,48 @@ class Removal:
                 self._system.fsync(step_fd)  # before anything of it is overwritten
             manifest = read_manifest(os.path.join(self._folder, name, DROPPED))
             self._remove_files(manifest, step_fd)
-            self._remove_folder(name, step_fd, DROPPED)
+            self._remove_folder(name, step_fd)
         return True
 
-    def discard(self, temporary: str) -> None:
-        """Remove a folder whose place has been taken by a new one. What is the user's moves there.
+    def discard(self, temporary: str, home: str | None = None) -> bool:
+        """Remove a temporary folder: one that was never finished, or one whose place has been taken by a new one.
+
+        Args:
+            temporary: Its name.
+            home: The folder that has taken its place, if that is known: what is the user's moves there.
+
+        Returns:
+            Whether it is gone. It is not where it holds what may be the user's, and nobody knows where that belongs.
 
         Raises:
             OSError: Something could not be removed.
         """
         with self._opened(temporary) as old_fd:
-            manifest = None
-            for name in (MANIFEST, DROPPED):
-                with contextlib.suppress(FileNotFoundError, LoadError):
-                    manifest = manifest or read_manifest(os.path.join(self._folder, temporary, name))
-            if manifest is None:  # it was never finished: all of it is ours
-                for name in self._system.listdir(old_fd):
+            names = self._system.listdir(old_fd)
+            manifest = self._manifest(temporary)
+            if UNFINISHED in names or not names:
+                for name in names:
                     self._system.unlink(name, dir_fd=old_fd)
-            else:
+            elif manifest is not None:
                 with contextlib.suppress(FileNotFoundError):
                     self._system.rename(MANIFEST, DROPPED, dir_fd=old_fd)
                 if self._sync:
                     self._system.fsync(old_fd)
                 self._remove_files(manifest, old_fd)
                 self._take_home(step_name(manifest.step, complete=manifest.complete), old_fd)
-            self._remove_folder(temporary, old_fd, DROPPED)
+            elif home is not None:
+                self._take_home(home, old_fd)
+            else:
+                return False
+            self._remove_folder(temporary, old_fd)
+        return True
+
+    def _manifest(self, name: str) -> Manifest | None:
+        """Return the manifest of a folder, also of a dropped one; None if there is none that can be read."""
+        for manifest in (MANIFEST, DROPPED):
+            with contextlib.suppress(OSError, LoadError):
+                return read_manifest(os.path.join(self._folder, name, manifest))
+        return None
 
     @contextlib.contextmanager
     def _opened(self, name: str) -> Iterator[int]:
@@ -139,20 +157,24 @@ class Removal:
                 self._system.unlink(name, dir_fd=dir_fd)
 
     def _take_home(self, name: str, old_fd: int) -> None:
-        """Move what is not ours out of a folder that is going, into the one that is in its place."""
-        rest = [left for left in self._system.listdir(old_fd) if left != DROPPED]
-        if not rest:
-            return
+        """Move what is not ours out of a folder that is going, into the one that is in its place.
+
+        What has the name of a file of the step is an older version of that. What the user has in both places stays.
+        """
+        manifest = self._manifest(name)
+        ours = {MANIFEST, PINNED, *(manifest.files if manifest else ())}
         with self._opened(name) as home_fd:
             there = set(self._system.listdir(home_fd))
-            for left in rest:
-                if left not in there:
+            for left in self._system.listdir(old_fd):
+                if left not in there and left != DROPPED:
                     self._system.rename(left, left, dir_fd=old_fd, target_dir_fd=home_fd)
+                elif left in ours:
+                    self._system.unlink(left, dir_fd=old_fd)
 
-    def _remove_folder(self, name: str, dir_fd: int, last: str) -> None:
+    def _remove_folder(self, name: str, dir_fd: int) -> None:
         """Remove the last file of ours, and the folder if nothing of anybody's is left in it."""
         with contextlib.suppress(FileNotFoundError):
-            self._system.unlink(last, dir_fd=dir_fd)
+            self._system.unlink(DROPPED, dir_fd=dir_fd)
         try:
             self._system.rmdir(name, dir_fd=self._folder_fd)
         except OSError:

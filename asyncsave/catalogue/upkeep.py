@@ -19,6 +19,7 @@ from asyncsave.catalogue.names import MANIFEST, step_name
 from asyncsave.catalogue.removal import Removal
 from asyncsave.catalogue.retention import Retention
 from asyncsave.errors import AsyncSaveError, LoadError
+from asyncsave.storage.assembly import UNFINISHED
 from asyncsave.storage.spare import Spares
 from asyncsave.storage.sweep import sweep
 from asyncsave.storage.system import System
@@ -59,7 +60,7 @@ class Upkeep:
                 removal = opened.enter_context(Removal(self._system, folder, sync=sync, spares=spares))
                 if replaced is not None:
                     with _told(os.path.join(folder, replaced)):
-                        removal.discard(replaced)
+                        removal.discard(replaced, os.path.basename(written))
                 if brief.retain is not None:
                     self._prune(brief.retain, brief.protected, written, removal)
             yield
@@ -122,6 +123,8 @@ def _newest_first(folder: str, names: list[str]) -> list[str]:
 
 def _whole(folder: str, name: str) -> Manifest | None:
     """Return the manifest of a temporary folder; None if it is not whole."""
+    if os.path.lexists(os.path.join(folder, name, UNFINISHED)):
+        return None
     with contextlib.suppress(OSError, LoadError):
         return read_manifest(os.path.join(folder, name, MANIFEST))
     return None
@@ -139,7 +142,9 @@ def _settle(system: System, folder: str, name: str, removal: Removal) -> bool:
         manifest = _whole(folder, name)
         place = step_name(manifest.step, complete=manifest.complete) if manifest else ""
         if manifest is None or os.path.lexists(os.path.join(folder, place)):
-            removal.discard(name)
+            if not removal.discard(name):
+                _log.warning("%s stays: it holds files that asyncsave did not write", path)
+                return False
             _log.warning("removed an unfinished checkpoint of a dead writer: %s", path)
             return True
         folder_fd = system.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

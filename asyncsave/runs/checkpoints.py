@@ -9,7 +9,7 @@ from asyncsave.catalogue.info import CheckpointInfo
 from asyncsave.catalogue.listing import Listing
 from asyncsave.catalogue.retention import Mode, Retention, better_first
 from asyncsave.errors import CheckpointNotFoundError, FormatVersionError, LoadError, OptionError
-from asyncsave.options import instance, one_of
+from asyncsave.options import instance, one_of, yes_or_no
 from asyncsave.runs.description import step_number
 from asyncsave.runs.recovery import newest_sound
 from asyncsave.runs.restoring import put_back
@@ -43,6 +43,7 @@ class Checkpoints:
 
     def list(self, *, all: bool = False) -> Infos:  # noqa: A002 - as in all of them
         """Return the checkpoints by step; with ``all``, behind them what else takes up room, by its ``kind``."""
+        yes_or_no("all", all)
         look = self._listing.look()
         for error in look.problems.values():
             _log.warning("%s", error)
@@ -106,6 +107,7 @@ class Checkpoints:
         def use(info: CheckpointInfo) -> Any:
             return load_part(info, part, map_location, weights_only=weights_only, mmap=mmap)
 
+        yes_or_no("mmap", mmap)
         self._settle()
         if which != "latest":
             return use(self._find(which))

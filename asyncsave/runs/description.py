@@ -7,6 +7,7 @@ import json
 import operator
 import os
 import time
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,7 +53,7 @@ class Description:
         complete: Whether the step is over.
 
     Attributes:
-        objects: What to save, by file name; training states as what they save.
+        objects: What to save, by file name; training states as what they save. Emptied once it has been copied.
 
     Raises:
         OptionError: Any of that makes no sense.
@@ -72,6 +73,7 @@ class Description:
         self.complete = complete
         self.metrics = {_name("metrics", name): _metric(name, value) for name, value in _mapping("metrics", metrics)}
         self._metadata = _metadata(metadata)
+        self._state = weakref.ref(obj) if isinstance(obj, TrainingState) else None
         given = dict(_mapping("parts", parts))
         if obj is not NOTHING:
             if STATE in given:
@@ -82,6 +84,10 @@ class Description:
         epochs = [part.parts.get("epoch") for part in given.values() if isinstance(part, TrainingState)]
         self._epoch = next((epoch for epoch in epochs if type(epoch) is int), None)
         self.objects = {_file(name): _saved(part) for name, part in given.items()}
+
+    def is_of(self, state: object) -> bool:
+        """Tell whether it is a save of this very training state."""
+        return self._state is not None and self._state() is state
 
     def manifest(self, tensors: int) -> Manifest:
         """Return the manifest, but for the files, which are not written yet."""
@@ -132,13 +138,13 @@ def _saved(part: object) -> object:
 
 
 def _metric(name: str, value: Any) -> float | None:
-    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
-        return value
+    if value is None:
+        return None
     if isinstance(value, (str, bytes, bool)):
         raise OptionError(f"metric {name!r} must be a number or None, not {value!r}")
     try:
         return float(value.detach() if isinstance(value, torch.Tensor) else value)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise OptionError(f"metric {name!r} must be a number or None, not {value!r}: {error}") from error
 
 

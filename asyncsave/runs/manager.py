@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import logging
 import os
@@ -25,7 +24,7 @@ from asyncsave.errors import (
     WriterClosedError,
 )
 from asyncsave.handle import SaveHandle
-from asyncsave.options import file_path, folder_name, instance, one_of, seconds, yes_or_no
+from asyncsave.options import file_path, folder_name, instance, one_of, seconds, text, yes_or_no
 from asyncsave.request import Request
 from asyncsave.result import SaveResult
 from asyncsave.runs.checkpoints import Checkpoints, Which
@@ -36,6 +35,7 @@ from asyncsave.runs.pinning import pin, unpin
 from asyncsave.runs.preemption import PreemptionGuard
 from asyncsave.runs.protection import ProtectedRun
 from asyncsave.runs.stored import STATE, file_of, opened
+from asyncsave.runs.underway import UnderWay
 from asyncsave.runs.version import Version, Versioning
 from asyncsave.storage.system import System
 from asyncsave.storage.target import Target, resolve
@@ -110,8 +110,8 @@ class CheckpointManager(Checkpoints):
         self.version = self._version.name
         self._recycle = recycle
         self._owns_writer = writer is None
-        self._under_way: dict[SaveHandle, Description] = {}
-        self._last_complete: tuple[int, SaveHandle] | None = None
+        self._under_way = UnderWay()
+        self._last_complete: tuple[Description, SaveHandle] | None = None
         self._closed = False
         try:
             if not shared:
@@ -209,6 +209,7 @@ class CheckpointManager(Checkpoints):
             LoadError, SaveError: It cannot be read or written.
         """
         one_of("format", format, ExportFormat)
+        text("part", part)
         self._check_open()
         self._settle()
         info = self._find(which)
@@ -245,6 +246,7 @@ class CheckpointManager(Checkpoints):
         Args:
             dry_run: Remove nothing; return what would be tried.
         """
+        yes_or_no("dry_run", dry_run)
         self._check_open()
         self._settle()
         return clean(self._listing, self._writer.drop_spare, dry_run=dry_run)
@@ -260,11 +262,15 @@ class CheckpointManager(Checkpoints):
         self._check_open()
         instance("guard", guard, PreemptionGuard)
 
-        def save(step: int, complete: bool) -> SaveHandle:  # noqa: FBT001 - the two things that there are to say
-            return self._save_last(Description(step, state, None, None, None, complete=complete), watching.preempted)
+        def save(step: int, complete: bool, deadline: float) -> SaveHandle:  # noqa: FBT001 - what there is to say
+            described = Description(step, state, None, None, None, complete=complete)
+            return self._save_last(described, deadline, "replace" if watching.preempted else "wait")
+
+        def saved(step: int) -> SaveHandle | None:
+            return self._saved(step, state)
 
         watching = PreemptionGuard() if guard is None else guard
-        return ProtectedRun(save, self._saved, watching, owns_guard=guard is None)
+        return ProtectedRun(save, saved, watching, owns_guard=guard is None)
 
     def wait(self, timeout: float | None = None) -> None:
         """Block until every save so far has ended, and ``on_durable`` has been called for each.
@@ -276,7 +282,7 @@ class CheckpointManager(Checkpoints):
         started = time.monotonic()
         self._writer.flush(timeout)
         left = None if timeout is None else max(0.0, timeout - (time.monotonic() - started))
-        if self._hooks is not None and not self._hooks.wait(left):
+        if not self._under_way.wait(left) or (self._hooks is not None and not self._hooks.wait(left)):
             raise TimeoutError(f"on_durable is still at work after {timeout} s")
 
     def close(self, timeout: float | None = None) -> None:
@@ -295,18 +301,20 @@ class CheckpointManager(Checkpoints):
         try:
             if self._owns_writer:
                 self._writer.close(timeout)
-            elif concurrent.futures.wait(tuple(self._under_way), timeout).not_done:
+            elif not self._under_way.wait(timeout):
                 raise TimeoutError(f"{len(self._under_way)} save(s) still in flight after {timeout} s. They go on")
         finally:
             left = None if timeout is None else max(0.0, timeout - (time.monotonic() - started))
-            done = not self._under_way and (self._hooks is None or self._hooks.close(left))
+            done = self._under_way.wait(left) and (self._hooks is None or self._hooks.close(left))
             if done:
                 lifecycle.release(self)
                 self._version.close()
         if not done:
             raise TimeoutError(f"on_durable is still at work after {timeout} s")
 
-    def _save(self, described: Description, on_busy: OnBusy | None) -> SaveHandle:
+    def _save(
+        self, described: Description, on_busy: OnBusy | None, wanted: Callable[[], None] = lambda: None
+    ) -> SaveHandle:
         name = step_name(described.step, complete=described.complete)
         resolve(os.path.join(self.path, f"{name}.new"))  # raises what would keep it from being made there
         target = Target(os.path.join(self.path, name), self.path, name)
@@ -323,39 +331,49 @@ class CheckpointManager(Checkpoints):
             describe=describe,
             recycle=self._recycle,
             lock=self._version.writing,
+            wanted=wanted,
         )
         handle = self._writer.take(request, on_busy=on_busy)
+        described.objects.clear()
         if described.complete:
-            self._last_complete = described.step, handle
-        self._under_way[handle] = described
-        handle.add_done_callback(self._ended)
+            self._last_complete = described, handle
+        self._under_way.enter(handle, described)
+        handle.add_done_callback(lambda _: self._ended(handle, described))
         return handle
 
-    def _save_last(self, described: Description, hurry: bool) -> SaveHandle:  # noqa: FBT001 - private
+    def _save_last(self, described: Description, deadline: float, on_busy: OnBusy) -> SaveHandle:
         """Save before leaving: never skipped, and never refused because of an earlier save's error."""
+
+        def wanted() -> None:
+            if time.monotonic() > deadline:
+                raise TimeoutError("no slot has become free before the deadline")
+
         while True:
             try:
                 self._writer.check_errors()
             except AsyncSaveError as error:
                 _log.error("an earlier save failed: %s", error)
             else:
-                return self._save(described, "replace" if hurry else "wait")
+                return self._save(described, on_busy, wanted)
 
-    def _saved(self, step: int) -> SaveHandle | None:
-        """Return the save of a complete step, if it is the last one, and has not failed."""
-        if self._last_complete is None or self._last_complete[0] != step:
+    def _saved(self, step: int, state: object) -> SaveHandle | None:
+        """Return the save of this very state after this step, if it is the last one, and has not failed."""
+        if self._last_complete is None:
             return None
-        handle = self._last_complete[1]
+        described, handle = self._last_complete
+        if described.step != step or not described.is_of(state):
+            return None
         return handle if not handle.done() or handle.status in {"durable", "written"} else None
 
-    def _ended(self, handle: concurrent.futures.Future[SaveResult]) -> None:
+    def _ended(self, handle: SaveHandle, described: Description) -> None:
         """Tell the hook of a checkpoint that is in place. On the thread that reports to the handles."""
-        described = self._under_way.pop(handle, None)  # type: ignore[call-overload]
-        if self._hooks is None or described is None or getattr(handle, "status", "") not in {"durable", "written"}:
-            return
-        name = step_name(described.step, complete=described.complete)
-        with contextlib.suppress(OSError, LoadError):
-            self._hooks.call(self._listing.info(name))
+        try:
+            if self._hooks is not None and handle.status in {"durable", "written"}:
+                name = step_name(described.step, complete=described.complete)
+                with contextlib.suppress(OSError, LoadError):
+                    self._hooks.call(self._listing.info(name))
+        finally:
+            self._under_way.leave(handle)
 
     def _improves(self, described: Description) -> bool:
         metric, mode = self._criterion(None, None)
@@ -363,14 +381,14 @@ class CheckpointManager(Checkpoints):
         if value is None or value != value:  # noqa: PLR0124 - NaN
             return False
         known = [info.value(metric) for info in self._listing.look().infos if info.complete]
-        known += [other.metrics.get(metric) for other in self._under_way.copy().values() if other.complete]
+        known += [other.metrics.get(metric) for other in self._under_way.steps if other.complete]
         rivals = [rival for rival in known if rival is not None and rival == rival]  # noqa: PLR0124 - NaN
         return all(value < rival if mode == "min" else value > rival for rival in rivals)
 
     def _settle(self) -> None:
         """Wait for the saves under way, but not on a thread that has to write them."""
         if pending.may_wait_here():
-            concurrent.futures.wait(tuple(self._under_way))
+            self._under_way.wait()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -384,5 +402,5 @@ class CheckpointManager(Checkpoints):
 
     def _orphan_in_child(self) -> None:
         self._closed = True
-        self._under_way = {}
+        self._under_way = UnderWay()
         self._hooks = None

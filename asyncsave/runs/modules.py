@@ -51,7 +51,9 @@ def load_module(
     metadata = getattr(saved, "_metadata", None)
     names = renamed(saved, live)
     if names:
-        saved = OrderedDict((names[name], saved[name]) for name in saved)
+        rest = [(names[name], saved.pop(name)) for name in list(saved)]  # popped: the caller must not keep them all
+        saved.update(rest)
+        del rest
         metadata = _renamed_metadata(metadata, getattr(live, "_metadata", None))
     missing, unexpected = [n for n in live if n not in saved], [n for n in saved if n not in live]
     shapes = [_difference(name, saved[name], live[name]) for name in saved if name in live]
@@ -80,7 +82,7 @@ def _chunks(saved: dict[str, Any]) -> Iterator[dict[str, Any]]:
             chunk, nbytes = {}, 0
         owner = here
         chunk[name] = value = saved.pop(name)
-        nbytes += value.nbytes if isinstance(value, torch.Tensor) else 0
+        nbytes += value.nbytes if isinstance(value, torch.Tensor) and value.layout is torch.strided else 0
     if chunk:
         yield chunk
 
@@ -100,6 +102,8 @@ def _is_ordinary(module: nn.Module) -> bool:
 def _difference(name: str, saved: object, live: object) -> str:
     if not isinstance(saved, torch.Tensor) or not isinstance(live, torch.Tensor):
         return ""
+    if live.is_meta:
+        return f"{name} is on the meta device, and has no memory yet"
     if nn.parameter.is_lazy(live) or saved.shape == live.shape:
         return ""
     return f"{name} is {tuple(saved.shape)} in the checkpoint and {tuple(live.shape)} in the model"

@@ -29,8 +29,18 @@ def renamed(saved: Iterable[str], live: Iterable[str]) -> dict[str, str]:
     saved, live = list(saved), list(live)
     if set(saved) == set(live):
         return {}
-    by_stripped = {stripped(name): name for name in live}
-    known = {stripped(name) for name in saved}
-    if len(by_stripped) != len(live) or len(known) != len(saved) or known != by_stripped.keys():
+    ours, theirs = _grouped(live), _grouped(saved)
+    if {name: len(group) for name, group in ours.items()} != {name: len(group) for name, group in theirs.items()}:
         return {}
-    return {name: by_stripped[stripped(name)] for name in saved}
+    return {old: new for name, group in theirs.items() for old, new in zip(group, ours[name], strict=True)}
+
+
+def _grouped(names: list[str]) -> dict[str, list[str]]:
+    """Group names that are one without prefixes (a submodule may really be called "module"), the shortest first.
+
+    Who is wrapped gets a prefix more in all of its names, so the order stays.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in sorted(names, key=lambda name: (name.count("."), name)):
+        groups.setdefault(stripped(name), []).append(name)
+    return groups

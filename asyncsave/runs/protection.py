@@ -7,11 +7,11 @@ import contextlib
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
-from asyncsave.errors import AsyncSaveError
 from asyncsave.handle import SaveHandle
 from asyncsave.options import at_least
 from asyncsave.runs.description import step_number
@@ -31,11 +31,13 @@ class ProtectedRun:
     - **Preemption**: :meth:`steps` ends by itself after the step; the state is saved as that step.
     - **Ctrl-C**: the first one does the same, and ``KeyboardInterrupt`` is raised when the block is left. The second
       one raises it at once, and nothing more is saved; what is on disk stays whole.
+    - **break** out of the loop, when one of the two has happened: the step counts as over.
     - **An exception in the midst of a step**: the state is saved with ``complete: false``, beside the
       complete ones; ``restore(emergency=True)`` uses it.
 
     Args:
-        save: Saves the state as a step: called with its number, and whether the step is over.
+        save: Saves the state as a step: called with its number, whether the step is over, and a time of
+            ``time.monotonic()`` after which it is to raise ``TimeoutError``.
         saved: Tells which save holds a step that is over, None if none does.
         guard: Watches for signals.
         owns_guard: Whether the block enters and leaves it.
@@ -43,7 +45,7 @@ class ProtectedRun:
 
     def __init__(
         self,
-        save: Callable[[int, bool], SaveHandle],
+        save: Callable[[int, bool, float], SaveHandle],
         saved: Callable[[int], SaveHandle | None],
         guard: PreemptionGuard,
         *,
@@ -57,6 +59,7 @@ class ProtectedRun:
         self._interrupts = 0
         self._step: int | None = None
         self._inside = False
+        self._broken_off = False
         self._stopped = False
 
     def __enter__(self) -> ProtectedRun:  # noqa: PYI034 - not made for subclasses
@@ -100,8 +103,12 @@ class ProtectedRun:
         first = step_number(start)
         at_least("stop", stop, 0)
         for step in range(first, stop):
-            self._step, self._inside = step, True
-            yield step
+            self._step, self._inside, self._broken_off = step, True, False
+            try:
+                yield step
+            except GeneratorExit:  # the loop was left: by break, or by an exception, which comes to the block then
+                self._broken_off = True
+                raise
             self._inside = False
             if self._guard.agreed() or self._interrupts:
                 self._stopped = True
@@ -117,17 +124,19 @@ class ProtectedRun:
         if step is None:
             _log.warning("no step has been begun by steps(): there is nothing to save it as")
             return
+        over = not self._inside or (self._broken_off and error is None)
+        deadline = time.monotonic() + self._guard.remaining
         try:
-            handle = None if self._inside else self._saved(step)
+            handle = self._saved(step) if over else None
             if handle is None:
-                handle = self._save(step, not self._inside)
-                _log.warning("saving step %d%s before leaving", step, ", which is not over," if self._inside else "")
-            handle.result(self._guard.remaining)
+                handle = self._save(step, over, deadline)
+                _log.warning("saving step %d%s before leaving", step, "" if over else ", which is not over,")
+            handle.result(max(0.0, deadline - time.monotonic()))
         except concurrent.futures.TimeoutError:
             _log.critical(
                 "step %d is not durable %s s after the signal; it is still being written", step, self._guard.deadline
             )
-        except (AsyncSaveError, concurrent.futures.CancelledError) as ours:
+        except Exception as ours:
             if error is None:
                 raise
             _log.error("while another error was on its way, the last save failed: %s", ours)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from asyncsave.errors import LoadError, RestoreError
 from asyncsave.runs.modules import Mismatch, load_module
 from asyncsave.runs.rng import restore_rng
-from asyncsave.runs.training_state import RNG, TrainingState, is_plain_value
+from asyncsave.runs.training_state import OBJECTS, RNG, Stateful, TrainingState, is_plain_value
 
 __all__ = ["put_back"]
 
@@ -41,11 +44,13 @@ def put_back(
         message = f"{path!r} holds a {type(saved).__name__}, not the state of a training: read it with load()"
         raise LoadError(message, path=path)
     parts = state.parts
-    wanted = {*parts, *([RNG] if state.has_rng else [])}
-    missing = sorted(name for name in wanted if name not in saved or _nothing_saved(parts.get(name), saved[name]))
-    unexpected = sorted(
-        name for name in saved if name not in wanted or _nobody_takes(parts.get(name, RNG), saved[name])
-    )
+    objects = saved.pop(OBJECTS, None)
+    missing = sorted(name for name, part in parts.items() if _lacks(name, part, saved, objects))
+    unexpected = sorted(name for name in saved if name != RNG and _has_no_taker(name, parts, objects))
+    if state.has_rng and not isinstance(saved.get(RNG), dict):
+        missing.append(RNG)
+    if RNG in saved and not state.has_rng:
+        unexpected.append(RNG)
     if missing or unexpected:
         message = f"the checkpoint {path!r} and this training state do not fit:{_told(missing, unexpected)}"
         if strict:
@@ -56,22 +61,37 @@ def put_back(
                 unexpected=tuple(unexpected),
             )
         _log.warning("%s", message)
-    for name, part in parts.items():
-        if name not in missing and name not in unexpected:
-            _put_back_part(state, name, part, saved.pop(name), read, strict=strict, to=map_location, path=path)
-    if state.has_rng and RNG in saved:
+    wanted = [name for name in parts if name not in missing and name not in unexpected]
+    # Loaders draw from generators when they take up their place: those are put back behind them.
+    for name in sorted(wanted, key=lambda name: isinstance(parts[name], torch.Generator)):
+        _put_back_part(state, name, saved.pop(name), read, strict=strict, to=map_location, path=path)
+    if state.has_rng and RNG not in missing:
         read(saved[RNG])
-        restore_rng(saved[RNG])
+        with _part_of(path, RNG):
+            restore_rng(saved[RNG])
 
 
-def _nothing_saved(part: object, saved: object) -> bool:
-    """Tell whether an object was saved as None: there was none."""
-    return saved is None and part is not None and not is_plain_value(part)
+def _lacks(name: str, part: object, saved: dict[str, Any], objects: list[str] | None) -> bool:
+    """Tell whether nothing was saved for a part, or for an object only that there was none."""
+    is_object = not is_plain_value(part)
+    return name not in saved or (is_object and (saved[name] is None or (objects is not None and name not in objects)))
 
 
-def _nobody_takes(part: object, saved: object) -> bool:
-    """Tell whether the state of an object meets None: there is none now."""
-    return part is None and isinstance(saved, dict)
+def _has_no_taker(name: str, parts: Mapping[str, object], objects: list[str] | None) -> bool:
+    """Tell whether nobody asks for what was saved, or it is the state of an object that is not there now."""
+    return name not in parts or (objects is not None and name in objects and is_plain_value(parts[name]))
+
+
+@contextlib.contextmanager
+def _part_of(path: str, name: str) -> Iterator[None]:
+    """Say which part it was that could not be put back."""
+    try:
+        yield
+    except LoadError:
+        raise
+    except Exception as error:
+        message = f"part {name!r} of {path!r} cannot be put back: {type(error).__name__}: {error}"
+        raise RestoreError(message, path=path) from error
 
 
 def _told(missing: list[str], unexpected: list[str]) -> str:
@@ -84,17 +104,10 @@ def _told(missing: list[str], unexpected: list[str]) -> str:
 
 
 def _put_back_part(
-    state: TrainingState,
-    name: str,
-    part: Any,
-    saved: Any,
-    read: Callable[[object], None],
-    *,
-    strict: bool,
-    to: Any,
-    path: str,
+    state: TrainingState, name: str, saved: Any, read: Callable[[object], None], *, strict: bool, to: Any, path: str
 ) -> None:
-    try:
+    part: Any = state.parts[name]
+    with _part_of(path, name):
         if isinstance(part, nn.Module):
             _put_back_module(name, part, saved, read, strict=strict, path=path)
             return
@@ -105,11 +118,8 @@ def _put_back_part(
             setattr(state, name, _moved(part, saved, to))
         else:
             part.load_state_dict(saved)
-    except LoadError:
-        raise
-    except Exception as error:
-        message = f"part {name!r} of {path!r} cannot be put back: {type(error).__name__}: {error}"
-        raise RestoreError(message, path=path) from error
+            if isinstance(part, DataLoader) and isinstance(part, Stateful):
+                part.state_dict()  # torchdata's makes its iterator now, which draws random numbers, and not later
 
 
 def _put_back_module(
@@ -138,8 +148,8 @@ def _moved(part: object, saved: Any, to: Any) -> Any:
             with torch.no_grad():
                 return part.copy_(saved)
         return saved if to is None else saved.to(to)
-    if isinstance(saved, dict):
-        return {key: _moved(None, value, to) for key, value in saved.items()}
+    if type(saved) in {dict, OrderedDict}:
+        return type(saved)((key, _moved(None, value, to)) for key, value in saved.items())
     if type(saved) in {list, tuple, set}:
         return type(saved)(_moved(None, value, to) for value in saved)
     return saved

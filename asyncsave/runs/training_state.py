@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,12 +12,16 @@ from asyncsave.errors import OptionError
 from asyncsave.options import yes_or_no
 from asyncsave.runs.rng import capture_rng
 
-__all__ = ["RNG", "Stateful", "TrainingState", "is_plain_value"]
+__all__ = ["OBJECTS", "RNG", "Stateful", "TrainingState", "is_plain_value"]
 
 RNG = "rng"
 """The name that the random states are saved under."""
 
-_PLAIN = (str, int, float, bool, complex, bytes, type(None), torch.Tensor, torch.dtype, torch.device, torch.Size)
+OBJECTS = "__objects__"
+"""Under this name is saved which parts are objects with a state, and not plain values."""
+
+_PLAIN = {str, int, float, bool, complex, bytes, type(None), torch.dtype, torch.device, torch.Size}
+"""Exactly these: a subclass (numpy's float64, an enumeration) does not load with ``weights_only=True``."""
 
 
 @runtime_checkable
@@ -84,8 +89,12 @@ class TrainingState:
         return bool(self._rng)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what is saved: the state of each part by its name, and the random states. Tensors are live."""
+        """Return what is saved: the state of each part by its name, and the random states. Tensors are live.
+
+        Further, under ``"__objects__"``, the names of the parts that are no plain values.
+        """
         saved = {name: _saved(name, part) for name, part in self._parts.items()}
+        saved[OBJECTS] = [name for name, part in self._parts.items() if not is_plain_value(part)]
         if self._rng:
             saved[RNG] = capture_rng()
         return saved
@@ -93,11 +102,12 @@ class TrainingState:
 
 def is_plain_value(part: object) -> bool:
     """Tell whether a part is a value, and not an object with a state."""
-    if isinstance(part, dict):
-        return all(is_plain_value(key) and is_plain_value(value) for key, value in part.items())
-    if isinstance(part, (list, tuple, set, frozenset)):
-        return all(map(is_plain_value, part))
-    return isinstance(part, _PLAIN) and not isinstance(part, torch.nn.Module)
+    kind = type(part)
+    if kind in {dict, OrderedDict}:
+        return all(is_plain_value(key) and is_plain_value(value) for key, value in part.items())  # type: ignore[attr-defined]
+    if kind in {list, tuple, set}:
+        return all(map(is_plain_value, part))  # type: ignore[call-overload]
+    return kind in _PLAIN or isinstance(part, torch.Tensor)
 
 
 def _check(name: str, part: object) -> None:
@@ -108,7 +118,7 @@ def _check(name: str, part: object) -> None:
     """
     if isinstance(part, torch.Generator) or is_plain_value(part):
         return
-    if isinstance(part, Stateful):
+    if isinstance(part, Stateful) and not isinstance(part, type):
         return
     remedy = "Give it state_dict() and load_state_dict(), or pass what is to be saved of it as a plain value"
     if isinstance(part, torch.utils.data.DataLoader):
