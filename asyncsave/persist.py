@@ -25,7 +25,7 @@ from asyncsave.image.layout import Layout
 from asyncsave.image.torchzip import DIGEST_PREFIX, seal
 from asyncsave.result import SaveResult
 from asyncsave.storage.assembly import Assembly
-from asyncsave.storage.blocks import write_all, write_image
+from asyncsave.storage.blocks import DIRECT_FROM, write_all, write_image
 from asyncsave.storage.replacement import Replacement
 from asyncsave.storage.sink import Sink, write_stream
 from asyncsave.storage.spare import Spares
@@ -34,6 +34,9 @@ from asyncsave.storage.target import Target
 from asyncsave.workers import Workers
 
 __all__ = ["Image", "Job", "Persister"]
+
+_AT_ONCE = 128
+"""Files of a step that are written, the small ones several at once, and then flushed together."""
 
 
 class Image(NamedTuple):
@@ -157,13 +160,26 @@ class Persister:
         finish: Callable[[SaveResult], None],
     ) -> None:
         largest = max(image.layout.nbytes for image in job.images)
-        files = {}
+        files = {
+            name: CheckpointFile(image.layout.nbytes, digest)
+            for name, image, digest in zip(brief.files, job.images, digests, strict=True)
+        }
         with Assembly(self._system, target, self._workers, sync=job.sync, spares=self._spares_for(job)) as new:
-            for name, image, digest in zip(brief.files, job.images, digests, strict=True):
+
+            def put(file: tuple[str, Image]) -> None:
+                name, image = file
                 nbytes = image.layout.nbytes
-                self._write(job, new.add(name, nbytes, recycle=nbytes == largest), image, progress)
-                files[name] = CheckpointFile(nbytes, digest)
-            new.flush()
+                fd = new.add(name, nbytes, recycle=nbytes == largest)
+                self._write(job, fd, image, progress)
+                new.hand_over(fd)
+
+            everything = list(zip(brief.files, job.images, strict=True))
+            for start in range(0, len(everything), _AT_ONCE):
+                batch = everything[start : start + _AT_ONCE]
+                for file in filter(_is_large, batch):
+                    put(file)  # its blocks in parallel
+                self._workers.each(put, [file for file in batch if not _is_large(file)])
+                new.flush()
             manifest = brief.manifest.with_files(files).to_json()
             with _describing(job):
                 write_all(self._system, new.add(MANIFEST, len(manifest)), memoryview(manifest), 0)
@@ -202,6 +218,10 @@ class Persister:
 
         self._workers.each(take, missing)
         return [crc or 0 for crc in image.crcs]
+
+
+def _is_large(file: tuple[str, Image]) -> bool:
+    return file[1].layout.nbytes >= DIRECT_FROM
 
 
 @contextlib.contextmanager

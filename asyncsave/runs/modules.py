@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from asyncsave.runs.prefixes import renamed, stripped
+from asyncsave.runs.prefixes import renamed, unwrapped, wrapped
 
 __all__ = ["Mismatch", "load_module"]
 
@@ -51,10 +51,10 @@ def load_module(
     metadata = getattr(saved, "_metadata", None)
     names = renamed(saved, live)
     if names:
+        metadata = _renamed_metadata(metadata, wrapped(saved), getattr(live, "_metadata", None), wrapped(live))
         rest = [(names[name], saved.pop(name)) for name in list(saved)]  # popped: the caller must not keep them all
         saved.update(rest)
         del rest
-        metadata = _renamed_metadata(metadata, getattr(live, "_metadata", None))
     missing, unexpected = [n for n in live if n not in saved], [n for n in saved if n not in live]
     shapes = [_difference(name, saved[name], live[name]) for name in saved if name in live]
     shapes = [difference for difference in shapes if difference]
@@ -109,9 +109,12 @@ def _difference(name: str, saved: object, live: object) -> str:
     return f"{name} is {tuple(saved.shape)} in the checkpoint and {tuple(live.shape)} in the model"
 
 
-def _renamed_metadata(saved: Mapping[str, Any] | None, live: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+def _renamed_metadata(
+    saved: Mapping[str, Any] | None, in_saved: set[str], live: Mapping[str, Any] | None, in_live: set[str]
+) -> Mapping[str, Any] | None:
     """Give the versions of the modules, which go along with a state, the live modules' names."""
     if saved is None or live is None:
         return None
-    by_stripped = {stripped(f"{name}.x"): value for name, value in saved.items()}
-    return OrderedDict((name, by_stripped.get(stripped(f"{name}.x"), value)) for name, value in live.items())
+    # A wrapper and what it wraps become one; the inner one, which comes later, is the one that counts.
+    by_unwrapped = {unwrapped(name, in_saved): value for name, value in saved.items()}
+    return OrderedDict((name, by_unwrapped.get(unwrapped(name, in_live), value)) for name, value in live.items())

@@ -2,22 +2,45 @@
 
 ``torch.compile`` puts ``_orig_mod.`` before what it wraps, ``DataParallel`` and
 ``DistributedDataParallel`` put ``module.``: a state saved with them does not fit a model without, and
-the other way round.
+the other way round. A wrapper has nothing of its own, so such a piece of a name is a wrapper's only if nothing
+else lies beside it: a model may really have a submodule of that name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["renamed", "stripped"]
+__all__ = ["renamed", "unwrapped", "wrapped"]
 
 _WRAPPERS = {"module", "_orig_mod"}
 
 
-def stripped(name: str) -> str:
-    """Return a name without the wrappers' prefixes; the last piece of it always stays."""
-    *path, last = name.split(".")
-    return ".".join([piece for piece in path if piece not in _WRAPPERS] + [last])
+def wrapped(names: Iterable[str]) -> set[str]:
+    """Return the paths of the modules that lie in a wrapper, by the names of the parameters of all."""
+    children: dict[str, set[str]] = {}
+    leaves = set()
+    for name in names:
+        leaves.add(name)
+        path = ""
+        for piece in name.split("."):
+            children.setdefault(path, set()).add(piece)
+            path = f"{path}.{piece}" if path else piece
+    found = set()
+    for path, pieces in children.items():
+        inner = f"{path}.{next(iter(pieces))}" if path else next(iter(pieces))
+        if len(pieces) == 1 and pieces <= _WRAPPERS and inner not in leaves:
+            found.add(inner)
+    return found
+
+
+def unwrapped(name: str, wrapped: set[str]) -> str:
+    """Return a name without the prefixes of wrappers."""
+    pieces, path = [], ""
+    for piece in name.split("."):
+        path = f"{path}.{piece}" if path else piece
+        if path not in wrapped:
+            pieces.append(piece)
+    return ".".join(pieces)
 
 
 def renamed(saved: Iterable[str], live: Iterable[str]) -> dict[str, str]:
@@ -29,18 +52,7 @@ def renamed(saved: Iterable[str], live: Iterable[str]) -> dict[str, str]:
     saved, live = list(saved), list(live)
     if set(saved) == set(live):
         return {}
-    ours, theirs = _grouped(live), _grouped(saved)
-    if {name: len(group) for name, group in ours.items()} != {name: len(group) for name, group in theirs.items()}:
-        return {}
-    return {old: new for name, group in theirs.items() for old, new in zip(group, ours[name], strict=True)}
-
-
-def _grouped(names: list[str]) -> dict[str, list[str]]:
-    """Group names that are one without prefixes (a submodule may really be called "module"), the shortest first.
-
-    Who is wrapped gets a prefix more in all of its names, so the order stays.
-    """
-    groups: dict[str, list[str]] = {}
-    for name in sorted(names, key=lambda name: (name.count("."), name)):
-        groups.setdefault(stripped(name), []).append(name)
-    return groups
+    in_saved, in_live = wrapped(saved), wrapped(live)
+    by_unwrapped = {unwrapped(name, in_live): name for name in live}
+    names = {name: by_unwrapped.get(unwrapped(name, in_saved), "") for name in saved}
+    return names if len(names) == len(by_unwrapped) and all(names.values()) else {}

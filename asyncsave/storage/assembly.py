@@ -36,8 +36,6 @@ __all__ = ["UNFINISHED", "Assembly"]
 UNFINISHED = ".unfinished"
 """An empty file in every temporary folder until all else is in it: where it is, everything is ours."""
 
-_OPEN_AT_ONCE = 256
-"""Files that wait for one flush; fewer where the process may not have so many open."""
 _FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -52,6 +50,8 @@ class _Added(NamedTuple):
 
 class Assembly(Attempt):
     """One attempt to put a new folder at a target. Use it as a context manager.
+
+    Several threads may add files at once; everything else is for one.
 
     Leaving the ``with`` block without :meth:`commit` removes what was made and leaves a folder that
     is at the target untouched.
@@ -104,20 +104,22 @@ class Assembly(Attempt):
         """Make and lock a folder; False if a sweeper took it for a dead one before it was locked."""
         name = new_name(self._system)
         self._system.mkdir(name, dir_fd=self._folder)
+        self._name = name
         try:
-            fd = self._system.open(name, _FOLDER, dir_fd=self._folder)
+            self._fd = self._system.open(name, _FOLDER, dir_fd=self._folder)
         except FileNotFoundError:
+            self._name = None
             return False
         try:
-            alive = self._system.lock(fd) and self._system.fstat(fd).st_nlink > 0
+            alive = self._system.lock(self._fd) and self._system.fstat(self._fd).st_nlink > 0
         except OSError:  # a file system without locks: then nobody sweeps there either
             alive = True
         if not alive:
-            self._system.close(fd)
+            self._system.close(self._fd)
+            self._name, self._fd = None, -1
             return False
-        self._name, self._fd = name, fd
-        self._system.close(self._system.open(UNFINISHED, _FILE, dir_fd=fd))
         self._names.append(UNFINISHED)
+        self._system.close(self._system.open(UNFINISHED, _FILE, dir_fd=self._fd))
         return True
 
     def close(self) -> None:
@@ -138,7 +140,7 @@ class Assembly(Attempt):
         return [*(added.fd for added in self._added), self._fd, self._old, self._folder]
 
     def add(self, name: str, nbytes: int, *, recycle: bool = False) -> int:
-        """Make a file; return it, open for writing.
+        """Make a file; return it, open for writing until the next :meth:`flush`.
 
         Args:
             name: Its name in the folder.
@@ -148,29 +150,20 @@ class Assembly(Attempt):
         Raises:
             SaveError: That failed.
         """
-        if len(self._added) >= _OPEN_AT_ONCE:
-            self.flush()
-        elif self._added and self._sync:
-            self._system.write_back(self._added[-1].fd)  # it is written by now: the disk need not be idle
         with self._phase("open"):
             fd = self._recycled(name, nbytes) if recycle else -1
             if fd < 0:
-                fd = self._make_file(name)
+                fd = self._system.open(name, _FILE, 0o666, dir_fd=self._fd)
+                self._names.append(name)
             self._added.append(_Added(name, fd, nbytes))
         with self._phase("allocate"):
             self._allocate(fd, nbytes)
         return fd
 
-    def _make_file(self, name: str) -> int:
-        try:
-            fd = self._system.open(name, _FILE, 0o666, dir_fd=self._fd)
-        except OSError as error:
-            if error.errno != errno.EMFILE or not self._added:
-                raise
-            self.flush()
-            fd = self._system.open(name, _FILE, 0o666, dir_fd=self._fd)
-        self._names.append(name)
-        return fd
+    def hand_over(self, fd: int) -> None:
+        """Let the disk begin with a file whose bytes are there, before it is flushed."""
+        if self._sync:
+            self._system.write_back(fd)
 
     def flush(self) -> None:
         """Flush every file that was added since the last time, hold its size against what was promised, and close it.
