@@ -100,6 +100,53 @@ def writers() -> None:
     asyncsave.Writer(on_busy="never")  # type: ignore[arg-type]
 
 
+def runs() -> None:
+    """A run's manager, what it is given, and what comes out."""
+    optimizer = torch.optim.SGD(model.parameters())
+    state = asyncsave.TrainingState(model=model, optimizer=optimizer, epoch=0, rng=False)
+    assert_type(state.epoch, Any)
+    keep = asyncsave.Retention(last=3, best=2, metric="val_loss", mode="max", every=10, hours=1.5)
+    assert_type(keep | asyncsave.Retention(last=1), asyncsave.Retention)
+    guard = asyncsave.PreemptionGuard(signals=(15,), deadline=10)
+    with asyncsave.CheckpointManager(
+        path,
+        project="p",
+        experiment="e",
+        version="new",
+        versioning="timestamp",
+        retain=keep,
+        writer=asyncsave.Writer(recycle=False),
+        shared=False,
+        recycle=False,
+        on_durable=lambda info: info.step,
+    ) as manager:
+        assert_type(manager, asyncsave.CheckpointManager)
+        assert_type(manager.restore(state, "latest", strict=False, strict_latest=True, emergency=True), int)
+        with guard, manager.protect(state, guard) as run:
+            assert_type(run, asyncsave.ProtectedRun)
+            for step in run.steps(0, 3):
+                assert_type(step, int)
+            assert_type((run.preempted, guard.preempted, guard.agreed()), tuple[bool, bool, bool])
+        assert_type(manager.save(3, state, metrics={"val_loss": 0.5}, metadata={"a": [1]}), asyncsave.SaveHandle)
+        assert_type(manager.save(4, parts={"ema": model.state_dict()}, only_if_best=True), asyncsave.SaveHandle)
+        assert_type(manager.latest(), asyncsave.CheckpointInfo | None)
+        assert_type(manager.best("val_loss", "min"), asyncsave.CheckpointInfo | None)
+        assert_type(manager.list(all=True), list[asyncsave.CheckpointInfo])
+        assert_type(manager.load("best", part="ema", map_location="cpu"), Any)
+        assert_type(manager.export(3, "model.pt", part="model", format="torch"), asyncsave.SaveResult)
+        assert_type(manager.clean(dry_run=True), list[str])
+        assert_type((manager.path, manager.version), tuple[str, str])
+        assert_type(manager.pin(3), None)
+        assert_type(manager.unpin(3), None)
+        assert_type(manager.wait(1.0), None)
+        manager.load("newest")  # type: ignore[arg-type]
+        manager.save("3", state)  # type: ignore[arg-type]
+    for verdict in keep.decide([asyncsave.CheckpointInfo(1, "step-1")], written="step-1", protected=["step-1"]):
+        assert_type(verdict, asyncsave.Verdict)
+        assert_type(verdict.info.files, dict[str, asyncsave.CheckpointFile])
+    asyncsave.Retention(mode="most")  # type: ignore[arg-type]
+
+
 def loading(file: BinaryIO) -> None:
     """What comes out of a file has any type; what is said about a file has one."""
     assert_type(asyncsave.load("f.pt"), Any)
