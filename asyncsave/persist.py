@@ -186,7 +186,7 @@ class Persister:
             clock.end("write")
             new.commit()
             clock.end("sync")
-            with self._upkeep.after(brief, target.real, sync=job.sync, replaced=new.replaced):
+            with self._upkeep.after(brief, target.real, sync=job.sync, recycle=job.recycle, replaced=new.replaced):
                 finish(_result(job, clock, f"{DIGEST_PREFIX}{crc32(manifest):08x}", durable=new.durable))
 
     def drop_spare(self) -> None:

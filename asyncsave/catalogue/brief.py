@@ -21,14 +21,12 @@ class Brief:
         manifest: Its manifest, without the files.
         retain: What to keep of the version once it is in place; None: everything.
         protected: Paths of step folders that stay, whatever the policy.
-        recycle: Whether dropped files may be overwritten by later ones.
     """
 
     files: tuple[str, ...]
     manifest: Manifest
     retain: Retention | None = None
     protected: tuple[str, ...] = ()
-    recycle: bool = True
 
     def to_json(self) -> bytes:
         """Return it as a text."""
@@ -37,7 +35,6 @@ class Brief:
             "manifest": self.manifest.to_json().decode("utf-8", "surrogatepass"),
             "retain": None if self.retain is None else self.retain.to_dict(),
             "protected": self.protected,
-            "recycle": self.recycle,
         }
         return json.dumps(said).encode("ascii")
 
@@ -56,6 +53,6 @@ class Brief:
                 raise ValueError(f"{files!r} are not the files of a step")
             manifest = Manifest.from_json(said["manifest"].encode("utf-8", "surrogatepass"), path=path)
             retain = None if said["retain"] is None else Retention.from_dict(said["retain"])
-            return cls(files, manifest, retain, tuple(map(str, said["protected"])), bool(said["recycle"]))
+            return cls(files, manifest, retain, tuple(map(str, said["protected"])))
         except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"this does not describe a step: {type(error).__name__}: {error}") from error

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 __all__ = ["CheckpointFile", "CheckpointInfo", "Kind"]
 
-Kind = Literal["step", "emergency", "corrupt", "dropped", "unfinished", "spare"]
+Kind = Literal["step", "emergency", "corrupt", "abandoned", "dropped", "unfinished", "spare"]
 
 
 class CheckpointFile(NamedTuple):
@@ -39,8 +39,9 @@ class CheckpointInfo:
         pinned: Whether retention may not drop it.
         complete: False for one that was saved in the midst of its step.
         kind: ``"step"`` or ``"emergency"``; with ``list(all=True)`` also what takes up room without being a
-            checkpoint: ``"corrupt"`` (put aside), ``"dropped"`` (not removed yet), ``"unfinished"`` (being
-            written, or left behind), ``"spare"`` (a dropped file whose blocks the next save overwrites).
+            checkpoint: ``"corrupt"`` and ``"abandoned"`` (put aside), ``"dropped"`` (not removed yet),
+            ``"unfinished"`` (being written, or left behind), ``"spare"`` (a dropped file whose blocks the next
+            save overwrites).
     """
 
     step: int

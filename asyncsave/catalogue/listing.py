@@ -25,11 +25,11 @@ class Look(NamedTuple):
 
     Attributes:
         infos: The checkpoints, by step.
-        problems: Steps whose manifest cannot be read, and why, by step.
+        problems: Why a step's manifest cannot be read, by the path of its folder.
     """
 
     infos: list[CheckpointInfo]
-    problems: dict[int, LoadError]
+    problems: dict[str, LoadError]
 
 
 class Listing:
@@ -54,27 +54,27 @@ class Listing:
             path = os.path.join(self.folder, name)
             try:
                 found = self._manifest(name)
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 continue  # a step exists if its manifest does
             except LoadError as error:
-                problems[said.step] = error
+                problems[path] = error
                 continue
             except OSError as error:
                 message = f"cannot read the manifest of {path!r}: {error.strerror or error}"
-                problems[said.step] = LoadError(message, path=path)
+                problems[path] = LoadError(message, path=path)
                 continue
             known[name] = found
             manifest = found[1]
             if (manifest.step, manifest.complete) != (said.step, said.complete):
                 message = f"{path!r} holds the manifest of step {manifest.step}: was the folder renamed?"
-                problems[said.step] = CorruptCheckpointError(
+                problems[path] = CorruptCheckpointError(
                     message, path=path, expected=f"step {said.step}", found=f"step {manifest.step}"
                 )
                 continue
             infos.append(_info(path, manifest))
         self._known = known
         infos.sort(key=lambda info: (info.step, info.complete))
-        return Look(infos, dict(sorted(problems.items())))
+        return Look(infos, problems)
 
     def info(self, name: str) -> CheckpointInfo:
         """Read one step, by the name of its folder.
@@ -84,6 +84,10 @@ class Listing:
             LoadError: Its manifest cannot be read.
         """
         return _info(os.path.join(self.folder, name), read_manifest(os.path.join(self.folder, name, MANIFEST)))
+
+    def names(self) -> list[str]:
+        """Return the names of all step folders, with a manifest or without."""
+        return [name for name, _ in self._steps()]
 
     def dropped(self) -> list[str]:
         """Return the names of the steps whose removal is not finished."""
@@ -102,8 +106,8 @@ class Listing:
             with contextlib.suppress(OSError):
                 if is_temporary(name):
                     kind = "unfinished" if stat.S_ISDIR(os.lstat(path).st_mode) else "spare"
-                elif said is not None and said.corrupt:
-                    kind = "corrupt"
+                elif said is not None and said.aside is not None:
+                    kind = said.aside
                 elif said is not None and not os.path.lexists(os.path.join(path, MANIFEST)):
                     kind = "dropped" if self._is_dropped(name) else "unfinished"
                 if kind is not None:
@@ -114,7 +118,7 @@ class Listing:
     def _steps(self) -> Iterator[tuple[str, StepName]]:
         for name in os.listdir(self.folder):
             said = parse(name)
-            if said is not None and not said.corrupt:
+            if said is not None and said.aside is None:
                 yield name, said
 
     def _manifest(self, name: str) -> tuple[tuple[int, int, int], Manifest]:

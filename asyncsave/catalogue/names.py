@@ -1,31 +1,30 @@
 """The names in a version's folder.
 
-::
+``step-00001200``: one checkpoint, complete, of a whole step. In it ``manifest.json``: the step exists if and only
+if this does; ``state.pt`` and others: a file for each part; ``pinned``, an empty file: retention never drops the step.
 
-step-00001200/             one checkpoint: complete, of a whole step
-manifest.json          it exists if and only if this does
-state.pt               one file for each part
-pinned                 an empty file: retention never drops the step
-step-00001234.emergency/   the same, but saved in the midst of the step
-step-00001300.corrupt/     one that was found damaged, put aside
+``step-00001234.emergency``: the same, but saved in the midst of the step. ``step-00001300.corrupt``: one that was
+found damaged, and put aside. ``step-00001400.abandoned``: one of a branch that was left, because the run went on
+from an earlier step.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
-__all__ = ["CORRUPT", "DROPPED", "MANIFEST", "PINNED", "StepName", "is_plain", "parse", "step_name"]
+__all__ = ["ABANDONED", "CORRUPT", "DROPPED", "MANIFEST", "PINNED", "StepName", "is_plain", "parse", "step_name"]
 
 MANIFEST = "manifest.json"
 DROPPED = "dropped.json"
 """What a manifest is called once its step has been dropped, as long as files of the step are left."""
 PINNED = "pinned"
 CORRUPT = ".corrupt"
+ABANDONED = ".abandoned"
 EMERGENCY = ".emergency"
 
-_STEP = re.compile(r"step-(\d{8,18})(\.emergency)?(\.corrupt(?:-\d+)?)?")
+_STEP = re.compile(r"step-(\d{8,18})(\.emergency)?(?:\.(corrupt|abandoned)(?:-\d+)?)?")
 _SEPARATORS = "/\\\0"
 _LONGEST = 255
 
@@ -36,12 +35,12 @@ class StepName(NamedTuple):
     Attributes:
         step: The number.
         complete: Whether it was saved between two steps, and not in the midst of this one.
-        corrupt: Whether it was found damaged.
+        aside: Whether it was put aside, and why: ``"corrupt"`` or ``"abandoned"``; None: it was not.
     """
 
     step: int
     complete: bool
-    corrupt: bool
+    aside: Literal["corrupt", "abandoned"] | None
 
 
 def step_name(step: int, *, complete: bool = True) -> str:
@@ -54,7 +53,8 @@ def parse(name: str) -> StepName | None:
     found = _STEP.fullmatch(name)
     if found is None:
         return None
-    said = StepName(int(found[1]), complete=found[2] is None, corrupt=found[3] is not None)
+    aside: Any = found[3]
+    said = StepName(int(found[1]), complete=found[2] is None, aside=aside)
     # step-0000000001200 would be a second name of step 1200
     return said if found[1] == f"{said.step:08d}" else None
 

@@ -44,19 +44,20 @@ class Upkeep:
         self._listings: dict[str, Listing] = {}
 
     @contextlib.contextmanager
-    def after(self, brief: Brief, written: str, *, sync: bool, replaced: str | None) -> Iterator[None]:
+    def after(self, brief: Brief, written: str, *, sync: bool, recycle: bool, replaced: str | None) -> Iterator[None]:
         """Remove what is not needed any more, now that a step is in place; free its blocks on leaving the block.
 
         Args:
             brief: What was said of the step.
             written: Its folder.
             sync: Whether to flush.
+            recycle: Whether dropped files may be overwritten by later ones.
             replaced: The temporary name of the folder that was there before.
         """
         folder = os.path.dirname(written)
         with contextlib.ExitStack() as opened:
             with _told(folder):
-                spares = self.spares if brief.recycle else None
+                spares = self.spares if recycle else None
                 removal = opened.enter_context(Removal(self._system, folder, sync=sync, spares=spares))
                 if replaced is not None:
                     with _told(os.path.join(folder, replaced)):
@@ -68,11 +69,13 @@ class Upkeep:
     def _prune(self, retain: Retention, protected: tuple[str, ...], written: str, removal: Removal) -> None:
         folder = os.path.dirname(written)
         listing = self._listings.setdefault(folder, Listing(folder))
-        for verdict in retain.decide(listing.look().infos, written=written, protected=protected):
+        look = listing.look()
+        for verdict in retain.decide(look.infos, written=written, protected=protected):
             if not verdict.kept:
                 _drop(removal, verdict.info.path)
         for name in listing.dropped():
             _drop(removal, os.path.join(folder, name))
+        removal.remove_empty(set(listing.names()) - {os.path.basename(info.path) for info in look.infos})
 
 
 @contextlib.contextmanager
@@ -109,10 +112,12 @@ def tidy(system: System, folder: str) -> list[str]:
                     gone.append(path)
             except (OSError, AsyncSaveError) as error:
                 _log.warning("cannot remove %s, which a dead writer left: %s", path, error)
-        for name in Listing(folder).dropped():
+        listing = Listing(folder)
+        for name in listing.dropped():
             path = os.path.join(folder, name)
             if _drop(removal, path):
                 gone.append(path)
+        removal.remove_empty(listing.names())
     return gone
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any, Literal
 
 from asyncsave.catalogue.info import CheckpointInfo
 from asyncsave.catalogue.listing import Listing
+from asyncsave.catalogue.names import parse, step_name
 from asyncsave.catalogue.retention import Mode, Retention, better_first
 from asyncsave.errors import CheckpointNotFoundError, FormatVersionError, LoadError, OptionError
-from asyncsave.options import instance, one_of, yes_or_no
+from asyncsave.options import one_of, text, yes_or_no
 from asyncsave.runs.description import step_number
 from asyncsave.runs.recovery import newest_sound
 from asyncsave.runs.restoring import put_back
@@ -40,6 +42,7 @@ class Checkpoints:
         self._retain = retain
         self._listing = Listing(path)
         self._protected: tuple[str, ...] = ()
+        self._ahead: list[str] = []
 
     def list(self, *, all: bool = False) -> Infos:  # noqa: A002 - as in all of them
         """Return the checkpoints by step; with ``all``, behind them what else takes up room, by its ``kind``."""
@@ -57,8 +60,9 @@ class Checkpoints:
         """
         look = self._listing.look()
         complete = [info for info in look.infos if info.complete]
-        for step, error in look.problems.items():
-            if not complete or step > complete[-1].step:
+        for path, error in look.problems.items():
+            said = parse(os.path.basename(path))
+            if said is not None and said.complete and (not complete or said.step > complete[-1].step):
                 self._complain(error)
         return complete[-1] if complete else None
 
@@ -72,6 +76,8 @@ class Checkpoints:
         Raises:
             OptionError: No checkpoint knows such a metric, or there is none to choose by.
         """
+        if metric is not None:
+            text("metric", metric)
         metric, mode = self._criterion(metric, mode)
         infos = self._listing.look().infos
         known = sorted({name for info in infos for name in info.metrics})
@@ -136,7 +142,8 @@ class Checkpoints:
 
         Args:
             state: The live parts.
-            which: ``"latest"``, ``"best"``, or a step.
+            which: ``"latest"``, ``"best"``, or a step. If the run then goes on from there (the next step that is
+                saved is older than the newest), those ahead are put aside (``step-NNNNNNNN.abandoned``).
             strict: Whether parts or parameters on one side only are an error; else they are told in the log.
             strict_latest: Whether a damaged newest checkpoint is an error.
             emergency: Whether the newest one may be one that was saved in the midst of a step; that step is then the
@@ -154,7 +161,8 @@ class Checkpoints:
             FormatVersionError: A newer asyncsave wrote it.
             LoadError: It cannot be loaded otherwise.
         """
-        instance("state", state, TrainingState)
+        if not isinstance(state, TrainingState):
+            raise OptionError(f"state must be a TrainingState, not {state!r}")
 
         def use(info: CheckpointInfo) -> None:
             with opened(info, None, weights_only=weights_only) as deferred:
@@ -170,6 +178,7 @@ class Checkpoints:
         else:
             info = self._find(which)
             use(info)
+        self._ahead = [other.path for other in self._listing.look().infos if other.step > info.step]
         self._protected = (info.path,)
         _log.info("restored %s", info.path)
         return info.step + 1 if info.complete else info.step
@@ -199,8 +208,9 @@ class Checkpoints:
             step = step_number(which)
             look = self._listing.look()
             found = next((info for info in look.infos if info.step == step and info.complete), None)
-            if found is None and step in look.problems:
-                raise look.problems[step]
+            path = os.path.join(self.path, step_name(step))
+            if found is None and path in look.problems:
+                raise look.problems[path]
         if found is None:
             raise self._none(f"no checkpoint {which!r}")
         return found

@@ -28,7 +28,7 @@ def clean(listing: Listing, drop_spare: Callable[[], None], *, dry_run: bool) ->
     """Remove it, and return the paths.
 
     Unfinished folders of dead writers go, spare files, what is left of dropped steps, and in step folders without
-    a manifest the files that bear asyncsave's seal. Damaged checkpoints that were put aside stay, and so
+    a manifest the files that bear asyncsave's seal. Checkpoints that were put aside stay, and so
     does everything that is not ours.
 
     Args:
@@ -36,7 +36,7 @@ def clean(listing: Listing, drop_spare: Callable[[], None], *, dry_run: bool) ->
         drop_spare: Has the writer remove its spare.
         dry_run: Whether to remove nothing, and only return what would be tried.
     """
-    before = [info for info in listing.remnants() if info.kind != "corrupt"]
+    before = [info for info in listing.remnants() if info.kind not in {"corrupt", "abandoned"}]
     if dry_run:
         return [info.path for info in before]
     system = System()

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from asyncsave.catalogue.info import CheckpointInfo
 from asyncsave.catalogue.manifest import Manifest
 from asyncsave.catalogue.names import is_plain
 from asyncsave.errors import OptionError
@@ -71,6 +72,7 @@ class Description:
     ) -> None:
         self.step = step_number(step)
         self.complete = complete
+        self._time = time.time()
         self.metrics = {_name("metrics", name): _metric(name, value) for name, value in _mapping("metrics", metrics)}
         self._metadata = _metadata(metadata)
         self._state = weakref.ref(obj) if isinstance(obj, TrainingState) else None
@@ -89,6 +91,19 @@ class Description:
         """Tell whether it is a save of this very training state."""
         return self._state is not None and self._state() is state
 
+    def info(self, path: str) -> CheckpointInfo:
+        """Return what is known of it without its files."""
+        return CheckpointInfo(
+            step=self.step,
+            path=path,
+            epoch=self._epoch,
+            metrics=self.metrics,
+            metadata=self._metadata,
+            time=self._time,
+            complete=self.complete,
+            kind="step" if self.complete else "emergency",
+        )
+
     def manifest(self, tensors: int) -> Manifest:
         """Return the manifest, but for the files, which are not written yet."""
         return Manifest(
@@ -97,7 +112,7 @@ class Description:
             epoch=self._epoch,
             metrics=self.metrics,
             metadata=self._metadata,
-            time=time.time(),
+            time=self._time,
             tensors=tensors,
             asyncsave=version_of("asyncsave"),
             torch=version_of("torch"),

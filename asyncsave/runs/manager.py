@@ -14,7 +14,7 @@ from asyncsave import lifecycle, pending
 from asyncsave.admission import OnBusy
 from asyncsave.catalogue.brief import Brief
 from asyncsave.catalogue.info import CheckpointInfo
-from asyncsave.catalogue.names import step_name
+from asyncsave.catalogue.names import ABANDONED, parse, step_name
 from asyncsave.catalogue.retention import Retention
 from asyncsave.catalogue.upkeep import tidy
 from asyncsave.errors import (
@@ -27,6 +27,7 @@ from asyncsave.handle import SaveHandle
 from asyncsave.options import file_path, folder_name, instance, one_of, seconds, text, yes_or_no
 from asyncsave.request import Request
 from asyncsave.result import SaveResult
+from asyncsave.runs.aside import put_aside
 from asyncsave.runs.checkpoints import Checkpoints, Which
 from asyncsave.runs.cleaning import clean
 from asyncsave.runs.description import NOTHING, Description, step_number
@@ -315,14 +316,13 @@ class CheckpointManager(Checkpoints):
     def _save(
         self, described: Description, on_busy: OnBusy | None, wanted: Callable[[], None] = lambda: None
     ) -> SaveHandle:
+        self._leave_branch(described.step)
         name = step_name(described.step, complete=described.complete)
         resolve(os.path.join(self.path, f"{name}.new"))  # raises what would keep it from being made there
         target = Target(os.path.join(self.path, name), self.path, name)
 
         def describe(tensors: int) -> Brief:
-            return Brief(
-                tuple(described.objects), described.manifest(tensors), self._retain, self._protected, self._recycle
-            )
+            return Brief(tuple(described.objects), described.manifest(tensors), self._retain, self._protected)
 
         request = Request(
             list(described.objects.values()),
@@ -340,6 +340,21 @@ class CheckpointManager(Checkpoints):
         self._under_way.enter(handle, described)
         handle.add_done_callback(lambda _: self._ended(handle, described))
         return handle
+
+    def _leave_branch(self, step: int) -> None:
+        """Put aside what is ahead of the checkpoint that was restored, once the run goes on from there.
+
+        Else the next restore would go on with a newer step of the branch that was left.
+        """
+        ahead, self._ahead = self._ahead, []
+        newest = max((said.step for path in ahead if (said := parse(os.path.basename(path)))), default=-1)
+        if step > newest:
+            return
+        for path in ahead:
+            try:
+                _log.warning("the run goes on from before %s, which is put aside: %s", path, put_aside(path, ABANDONED))
+            except OSError as error:
+                _log.error("cannot put %s aside: %s", path, error)
 
     def _save_last(self, described: Description, deadline: float, on_busy: OnBusy) -> SaveHandle:
         """Save before leaving: never skipped, and never refused because of an earlier save's error."""
@@ -369,11 +384,16 @@ class CheckpointManager(Checkpoints):
         """Tell the hook of a checkpoint that is in place. On the thread that reports to the handles."""
         try:
             if self._hooks is not None and handle.status in {"durable", "written"}:
-                name = step_name(described.step, complete=described.complete)
-                with contextlib.suppress(OSError, LoadError):
-                    self._hooks.call(self._listing.info(name))
+                self._hooks.call(self._info_of(described))
         finally:
             self._under_way.leave(handle)
+
+    def _info_of(self, described: Description) -> CheckpointInfo:
+        """Return what is known of a step that is in place; a later one may have had it dropped already."""
+        name = step_name(described.step, complete=described.complete)
+        with contextlib.suppress(OSError, LoadError):
+            return self._listing.info(name)
+        return described.info(os.path.join(self.path, name))
 
     def _improves(self, described: Description) -> bool:
         metric, mode = self._criterion(None, None)

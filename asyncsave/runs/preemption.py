@@ -100,14 +100,18 @@ class PreemptionGuard:
         Where torch.distributed is initialised this is a collective: every process of the group must call it, at the
         same place, and all get the same answer. Elsewhere it is :attr:`preempted`.
         """
+        return self.agree(self.preempted)
+
+    def agree(self, leaves: bool) -> bool:  # noqa: FBT001 - it is what is asked
+        """Do what :meth:`agreed` does, for a process that has its own reasons to leave."""
         distributed = getattr(sys.modules.get("torch"), "distributed", None)
         if distributed is None or not distributed.is_available() or not distributed.is_initialized():
-            return self.preempted
+            return leaves
         if not self._agreed:
             torch = sys.modules["torch"]
             nccl = "nccl" in str(distributed.get_backend(self._group))
             device = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
-            flag = torch.tensor([int(self.preempted)], device=device)
+            flag = torch.tensor([int(leaves)], device=device)
             distributed.all_reduce(flag, op=distributed.ReduceOp.MAX, group=self._group)
             self._agreed = bool(flag.item())
             if self._agreed and self._since is None:

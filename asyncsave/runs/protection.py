@@ -110,7 +110,7 @@ class ProtectedRun:
                 self._broken_off = True
                 raise
             self._inside = False
-            if self._guard.agreed() or self._interrupts:
+            if self._guard.agree(self._ends):
                 self._stopped = True
                 return
 

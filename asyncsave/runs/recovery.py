@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
 from asyncsave.catalogue.info import CheckpointInfo
-from asyncsave.catalogue.listing import Listing
-from asyncsave.catalogue.names import CORRUPT, step_name
+from asyncsave.catalogue.listing import Listing, read_manifest
+from asyncsave.catalogue.names import CORRUPT, MANIFEST, parse
 from asyncsave.errors import CorruptCheckpointError, LoadError
+from asyncsave.runs.aside import put_aside, put_back_from
 from asyncsave.runs.stored import damage
-from asyncsave.storage.attempt import sync_folder
-from asyncsave.storage.system import System
 
-__all__ = ["newest_sound", "quarantine"]
+__all__ = ["newest_sound"]
 
 T = TypeVar("T")
 
@@ -41,17 +41,23 @@ def newest_sound(
         LoadError: The newest one cannot be used, though it is not damaged.
     """
     damaged: list[str] = []
-    for step, found in _newest_first(listing, emergency=emergency):
+    passed_over: set[str] = set()
+    while (candidate := _newest(listing, passed_over, emergency=emergency)) is not None:
+        path, found = candidate
         try:
             if isinstance(found, LoadError):
                 raise found
             return found, use(found)
         except LoadError as error:
+            if not _is_at(path, found):
+                continue  # it was replaced or dropped while it was read
             if strict or not damage(error):
                 raise
-            path = found.path if isinstance(found, CheckpointInfo) else os.path.join(listing.folder, step_name(step))
-            _log.error("checkpoint %s is damaged: %s. The one before is used", path, error)
-            damaged.append(quarantine(path))
+            now_at = _put_aside(path, found)
+            if now_at is not None:
+                _log.error("checkpoint %s is damaged: %s. The one before is used", path, error)
+                passed_over.add(path)
+                damaged.append(now_at)
     aside = damaged or [info.path for info in listing.remnants() if info.kind == "corrupt"]
     if aside:
         message = (
@@ -62,36 +68,45 @@ def newest_sound(
     return None
 
 
-def _newest_first(listing: Listing, *, emergency: bool) -> Iterator[tuple[int, CheckpointInfo | LoadError]]:
+def _newest(
+    listing: Listing, passed_over: set[str], *, emergency: bool
+) -> tuple[str, CheckpointInfo | LoadError] | None:
+    """Return the newest checkpoint that was not passed over, and its path; or why its manifest cannot be read."""
     look = listing.look()
-    found: list[tuple[int, bool, CheckpointInfo | LoadError]] = [
-        (info.step, info.complete, info) for info in look.infos if info.complete or emergency
+    found: list[tuple[int, bool, str, CheckpointInfo | LoadError]] = [
+        (info.step, info.complete, info.path, info) for info in look.infos if info.complete or emergency
     ]
-    found += [(step, True, error) for step, error in look.problems.items()]
-    for step, _, one in sorted(found, key=lambda entry: entry[:2], reverse=True):
-        yield step, one
+    for path, error in look.problems.items():
+        said = parse(os.path.basename(path))
+        if said is not None and (said.complete or emergency):
+            found.append((said.step, said.complete, path, error))
+    left = [entry for entry in found if entry[2] not in passed_over]
+    return max(left, key=lambda entry: entry[:2])[2:] if left else None
 
 
-def quarantine(path: str) -> str:
-    """Put a damaged step aside, under a name that nobody takes for a checkpoint; return where it is now."""
-    system = System()
-    folder, name = os.path.split(path)
-    fd = system.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _is_at(path: str, found: CheckpointInfo | LoadError) -> bool:
+    """Tell whether what is in a folder is what was found before, and not another checkpoint of the same step."""
     try:
-        turn = 1
-        while True:
-            aside = name + CORRUPT + (f"-{turn}" if turn > 1 else "")
-            if not os.path.lexists(os.path.join(folder, aside)):
-                break
-            turn += 1
-        try:
-            system.rename(name, aside, dir_fd=fd)
-            sync_folder(system, fd)
-        except OSError as error:
-            if isinstance(error, FileNotFoundError):  # another process of the run was quicker
-                return path
-            _log.error("cannot put %s aside: %s", path, error)
-            return path
-        return os.path.join(folder, aside)
-    finally:
-        system.close(fd)
+        manifest = read_manifest(os.path.join(path, MANIFEST))
+    except OSError:
+        return False
+    except LoadError:
+        return isinstance(found, LoadError)
+    return not isinstance(found, CheckpointInfo) or (manifest.time, manifest.files) == (found.time, found.files)
+
+
+def _put_aside(path: str, found: CheckpointInfo | LoadError) -> str | None:
+    """Give a damaged step a name that nobody takes for a checkpoint; return its path now.
+
+    None if another checkpoint has come into its place in this very moment: that one stays.
+    """
+    try:
+        aside = put_aside(path, CORRUPT)
+    except OSError as error:
+        _log.error("cannot put %s aside: %s", path, error)
+        return path
+    if _is_at(aside, found):
+        return aside
+    with contextlib.suppress(OSError):  # it has been saved once more: then that one is newer still
+        put_back_from(aside, path)
+    return None

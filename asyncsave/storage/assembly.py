@@ -125,7 +125,7 @@ class Assembly(Attempt):
     def close(self) -> None:
         """Remove what was not committed. Idempotent; raises nothing."""
         if self._name is not None:
-            for name in self._names:
+            for name in reversed(self._names):  # the marker last: until then everything is known to be ours
                 with contextlib.suppress(OSError):
                     self._system.unlink(name, dir_fd=self._fd)
             with contextlib.suppress(OSError):

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator
 from typing import Protocol
 
-from asyncsave.errors import CheckpointNotFoundError, CorruptCheckpointError, LoadError
+from asyncsave.errors import AsyncSaveError, CheckpointNotFoundError, CorruptCheckpointError, LoadError
 from asyncsave.storage.blocks import DIRECT_FROM, read_into
 from asyncsave.storage.system import System
 
@@ -123,6 +123,8 @@ def open_source(path: str, *, system: System | None = None) -> Iterator[FileSour
                     direct_fd = system.open(absolute, flags | getattr(os, "O_DIRECT", 0))
                     opened.callback(system.close, direct_fd)
             yield FileSource(system, absolute, fd, direct_fd)
+        except AsyncSaveError:  # of whoever reads, or of what he does with it
+            raise
         except FileNotFoundError as error:
             message = f"there is no checkpoint at {absolute!r}"
             raise CheckpointNotFoundError(message, path=absolute) from error
