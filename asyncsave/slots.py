@@ -6,6 +6,7 @@ by the number of slots and by the budget, however slow the disk is.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 
@@ -74,11 +75,12 @@ class Slots:
     def take(self) -> Slot | None:
         """Take a free slot, the one with the largest arena; None if there is none."""
         with self.changed:
-            if not self._free:
-                return None
-            slot = max(self._free, key=lambda one: one.capacity)
-            self._free.remove(slot)
-            return slot
+            while free := list(self._free):
+                slot = max(free, key=lambda one: one.capacity)
+                with contextlib.suppress(ValueError):  # a signal handler, in this very thread, has taken it
+                    self._free.remove(slot)
+                    return slot
+            return None
 
     def give_back(self, slot: Slot) -> None:
         """Make a slot free again. Its arena stays, for the next save."""

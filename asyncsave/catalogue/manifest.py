@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, cast
 
 from asyncsave.catalogue.info import CheckpointFile
@@ -63,7 +63,7 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """Return the file's content."""
-        said = asdict(self)
+        said = {one.name: getattr(self, one.name) for one in fields(self)}
         said["metrics"] = {name: _said(value) for name, value in self.metrics.items()}
         said["files"] = {name: file._asdict() for name, file in self.files.items()}
         text = json.dumps({"format": FORMAT, **said}, indent=2, allow_nan=False)

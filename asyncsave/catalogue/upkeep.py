@@ -20,6 +20,7 @@ from asyncsave.catalogue.removal import Removal
 from asyncsave.catalogue.retention import Retention
 from asyncsave.errors import AsyncSaveError, LoadError
 from asyncsave.storage.assembly import UNFINISHED
+from asyncsave.storage.attempt import sync_folder
 from asyncsave.storage.spare import Spares
 from asyncsave.storage.sweep import sweep
 from asyncsave.storage.system import System
@@ -56,7 +57,8 @@ class Upkeep:
         """
         folder = os.path.dirname(written)
         with contextlib.ExitStack() as opened:
-            with _told(folder):
+            # Whatever it is, a log handler of the user's that raises: the checkpoint is in place.
+            with contextlib.suppress(Exception), _told(folder):
                 spares = self.spares if recycle else None
                 removal = opened.enter_context(Removal(self._system, folder, sync=sync, spares=spares))
                 if replaced is not None:
@@ -154,6 +156,7 @@ def _settle(system: System, folder: str, name: str, removal: Removal) -> bool:
             return True
         folder_fd = system.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
+            sync_folder(system, fd)  # its writer may have been killed before that
             system.rename(name, place, dir_fd=folder_fd)
             system.fsync(folder_fd)
         finally:

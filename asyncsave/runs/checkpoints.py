@@ -7,7 +7,7 @@ import os
 from typing import Any, Literal
 
 from asyncsave.catalogue.info import CheckpointInfo
-from asyncsave.catalogue.listing import Listing
+from asyncsave.catalogue.listing import Listing, Look
 from asyncsave.catalogue.names import parse, step_name
 from asyncsave.catalogue.retention import Mode, Retention, better_first
 from asyncsave.errors import CheckpointNotFoundError, FormatVersionError, LoadError, OptionError
@@ -47,7 +47,7 @@ class Checkpoints:
     def list(self, *, all: bool = False) -> Infos:  # noqa: A002 - as in all of them
         """Return the checkpoints by step; with ``all``, behind them what else takes up room, by its ``kind``."""
         yes_or_no("all", all)
-        look = self._listing.look()
+        look = self._look()
         for error in look.problems.values():
             _log.warning("%s", error)
         return look.infos + (self._listing.remnants() if all else [])
@@ -58,7 +58,7 @@ class Checkpoints:
         Raises:
             FormatVersionError: A newer asyncsave wrote a newer one.
         """
-        look = self._listing.look()
+        look = self._look()
         complete = [info for info in look.infos if info.complete]
         for path, error in look.problems.items():
             said = parse(os.path.basename(path))
@@ -79,7 +79,7 @@ class Checkpoints:
         if metric is not None:
             text("metric", metric)
         metric, mode = self._criterion(metric, mode)
-        infos = self._listing.look().infos
+        infos = self._look().infos
         known = sorted({name for info in infos for name in info.metrics})
         if infos and metric not in known:
             raise OptionError(f"no checkpoint has a metric {metric!r}; known are {', '.join(known) or 'none'}")
@@ -154,6 +154,8 @@ class Checkpoints:
         Returns:
             The step after the restored one; 0 if the version has no checkpoint.
 
+        When it raises, live objects may hold parts of the checkpoint already.
+
         Raises:
             RestoreError: The checkpoint and the state do not fit.
             CorruptCheckpointError: There are checkpoints, and all are damaged; or the one that was asked for is.
@@ -172,13 +174,13 @@ class Checkpoints:
         if which == "latest":
             found = newest_sound(self._listing, use, emergency=emergency, strict=strict_latest)
             if found is None:
-                self._tell_of_emergencies()
+                self._tell_of_nothing()
                 return 0
             info = found[0]
         else:
             info = self._find(which)
             use(info)
-        self._ahead = [other.path for other in self._listing.look().infos if other.step > info.step]
+        self._ahead = [other.path for other in self._look().infos if other.step > info.step]
         self._protected = (info.path,)
         _log.info("restored %s", info.path)
         return info.step + 1 if info.complete else info.step
@@ -205,8 +207,8 @@ class Checkpoints:
         elif which == "best":
             found = self.best()
         else:
-            step = step_number(which)
-            look = self._listing.look()
+            step = _step(which)
+            look = self._look()
             found = next((info for info in look.infos if info.step == step and info.complete), None)
             path = os.path.join(self.path, step_name(step))
             if found is None and path in look.problems:
@@ -215,8 +217,16 @@ class Checkpoints:
             raise self._none(f"no checkpoint {which!r}")
         return found
 
+    def _look(self) -> Look:
+        try:
+            return self._listing.look()
+        except OSError as error:
+            message = f"cannot read the version {self.path!r}: {error.strerror or error}"
+            kind = CheckpointNotFoundError if isinstance(error, FileNotFoundError) else LoadError
+            raise kind(message, path=self.path) from error
+
     def _none(self, what: str) -> CheckpointNotFoundError:
-        steps = ", ".join(str(info.step) for info in self._listing.look().infos[-10:] if info.complete)
+        steps = ", ".join(str(info.step) for info in self._look().infos[-10:] if info.complete)
         return CheckpointNotFoundError(
             f"there is {what} in {self.path!r}; its steps: {steps or 'none'}", path=self.path
         )
@@ -228,8 +238,9 @@ class Checkpoints:
             raise error
         _log.warning("%s", error)
 
-    def _tell_of_emergencies(self) -> None:
-        left = [info.path for info in self._listing.look().infos if not info.complete]
+    def _tell_of_nothing(self) -> None:
+        """Say what could be meant where there is nothing to go on with."""
+        left = [info.path for info in self._look().infos if not info.complete]
         if left:
             _log.warning(
                 "starting anew: %s was saved in the midst of a step; restore(emergency=True) uses it", left[-1]
@@ -237,3 +248,9 @@ class Checkpoints:
 
     def _settle(self) -> None:
         """Wait for what is on its way here; there is nothing."""
+
+
+def _step(which: object) -> int:
+    if isinstance(which, str):
+        raise OptionError(f'which must be "latest", "best" or a step, not {which!r}')
+    return step_number(which)

@@ -7,7 +7,6 @@ import json
 import operator
 import os
 import time
-import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +21,9 @@ from asyncsave.runs.stored import STATE, file_of
 from asyncsave.runs.training_state import TrainingState
 
 __all__ = ["NOTHING", "Description", "step_number"]
+
+_LONGEST_METADATA = 4 << 20
+"""Bytes of JSON: a manifest is read at every look at the version."""
 
 NOTHING = object()
 """Stands for an object that was not given: None is one that can be saved."""
@@ -54,6 +56,7 @@ class Description:
         complete: Whether the step is over.
 
     Attributes:
+        time: When it was made, seconds since 1970.
         objects: What to save, by file name; training states as what they save. Emptied once it has been copied.
 
     Raises:
@@ -72,10 +75,10 @@ class Description:
     ) -> None:
         self.step = step_number(step)
         self.complete = complete
-        self._time = time.time()
+        self.time = time.time()
         self.metrics = {_name("metrics", name): _metric(name, value) for name, value in _mapping("metrics", metrics)}
         self._metadata = _metadata(metadata)
-        self._state = weakref.ref(obj) if isinstance(obj, TrainingState) else None
+        self._identity = id(obj)
         given = dict(_mapping("parts", parts))
         if obj is not NOTHING:
             if STATE in given:
@@ -88,8 +91,8 @@ class Description:
         self.objects = {_file(name): _saved(part) for name, part in given.items()}
 
     def is_of(self, state: object) -> bool:
-        """Tell whether it is a save of this very training state."""
-        return self._state is not None and self._state() is state
+        """Tell whether it is a save of this very object, which was there at the call."""
+        return self._identity == id(state)
 
     def info(self, path: str) -> CheckpointInfo:
         """Return what is known of it without its files."""
@@ -99,7 +102,7 @@ class Description:
             epoch=self._epoch,
             metrics=self.metrics,
             metadata=self._metadata,
-            time=self._time,
+            time=self.time,
             complete=self.complete,
             kind="step" if self.complete else "emergency",
         )
@@ -112,7 +115,7 @@ class Description:
             epoch=self._epoch,
             metrics=self.metrics,
             metadata=self._metadata,
-            time=self._time,
+            time=self.time,
             tensors=tensors,
             asyncsave=version_of("asyncsave"),
             torch=version_of("torch"),
@@ -123,8 +126,11 @@ class Description:
 
 @functools.cache
 def _commit() -> str | None:
-    """Return the commit of the program's sources; looked up once: it is that of the code which runs."""
-    return git_commit(os.getcwd())
+    """Return the commit of the working tree that the program was started in, as it was at the first save."""
+    try:
+        return git_commit(os.getcwd())
+    except OSError:  # the folder is gone
+        return None
 
 
 def _mapping(name: str, value: object) -> list[tuple[Any, Any]]:
@@ -166,9 +172,11 @@ def _metric(name: str, value: Any) -> float | None:
 def _metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     said = dict(_mapping("metadata", metadata))
     try:
-        copied = json.loads(json.dumps(said, allow_nan=False))
+        text = json.dumps(said, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise OptionError(f"metadata must be what JSON can say: {error}") from error
     for name in said:
         _name("metadata", name)
-    return dict(copied)
+    if len(text) > _LONGEST_METADATA:
+        raise OptionError(f"metadata of {len(text):,} bytes is too much for a manifest: at most {_LONGEST_METADATA:,}")
+    return dict(json.loads(text))

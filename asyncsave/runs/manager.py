@@ -36,6 +36,7 @@ from asyncsave.runs.pinning import pin, unpin
 from asyncsave.runs.preemption import PreemptionGuard
 from asyncsave.runs.protection import ProtectedRun
 from asyncsave.runs.stored import STATE, file_of, opened
+from asyncsave.runs.training_state import OBJECTS
 from asyncsave.runs.underway import UnderWay
 from asyncsave.runs.version import Version, Versioning
 from asyncsave.storage.system import System
@@ -113,10 +114,9 @@ class CheckpointManager(Checkpoints):
         self._owns_writer = writer is None
         self._under_way = UnderWay()
         self._last_complete: tuple[Description, SaveHandle] | None = None
-        self._closed = False
+        self._closed = self._leaves = False
         try:
-            if not shared:
-                tidy(System(), self.path)
+            tidy(System(), self.path)
             self._writer = Writer() if writer is None else writer
             self._hooks = None if on_durable is None else Hooks(on_durable)
         except BaseException:
@@ -138,6 +138,8 @@ class CheckpointManager(Checkpoints):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close; if the block raised, log what close would raise, and let the block's error through."""
+        if self._leaves:  # by a second Ctrl-C
+            return
         try:
             self.close()
         except Exception as ours:
@@ -219,8 +221,8 @@ class CheckpointManager(Checkpoints):
             found = deferred.obj
             if not own:
                 if not isinstance(found, dict) or part not in found:
-                    known = ", ".join(map(str, found)) if isinstance(found, dict) else "none by name"
-                    raise OptionError(f"there is no part {part!r} in {info.path!r}, only {known}")
+                    known = ", ".join(str(name) for name in found if name != OBJECTS) if isinstance(found, dict) else ""
+                    raise OptionError(f"there is no part {part!r} in {info.path!r}, only {known or 'none by name'}")
                 found = found[part]
             deferred.read(found)
             return self._writer.save(found, path, on_busy="wait").result()
@@ -257,21 +259,25 @@ class CheckpointManager(Checkpoints):
 
         Args:
             state: What is saved: what would be given to :meth:`save`.
-            guard: Watches for signals; None: one for SIGTERM and SIGUSR1 with a deadline of 25 s. One that is given
-                is not entered: do that first.
+            guard: Watches for signals; None: one for SIGTERM and SIGUSR1 with a deadline of 25 s. One that was not
+                entered yet is entered and left by the block.
         """
         self._check_open()
         instance("guard", guard, PreemptionGuard)
 
         def save(step: int, complete: bool, deadline: float) -> SaveHandle:  # noqa: FBT001 - what there is to say
             described = Description(step, state, None, None, None, complete=complete)
-            return self._save_last(described, deadline, "replace" if watching.preempted else "wait")
+            if complete and self._has_other_save_of(step, state):
+                # It must not be replaced: there may be parts in it, or metrics, that this save knows nothing of.
+                described = Description(step, state, None, None, None, complete=False)
+            hurry = watching.preempted and described.complete and self._owns_writer
+            return self._save_last(described, deadline, "replace" if hurry else "wait")
 
         def saved(step: int) -> SaveHandle | None:
             return self._saved(step, state)
 
         watching = PreemptionGuard() if guard is None else guard
-        return ProtectedRun(save, saved, watching, owns_guard=guard is None)
+        return ProtectedRun(save, saved, watching, self._leave_at_once)
 
     def wait(self, timeout: float | None = None) -> None:
         """Block until every save so far has ended, and ``on_durable`` has been called for each.
@@ -280,6 +286,7 @@ class CheckpointManager(Checkpoints):
             TimeoutError: That was not so after ``timeout`` seconds; they go on.
             SaveError: A save failed, and nobody has read that.
         """
+        self._forbid_waiting_for_the_hook()
         started = time.monotonic()
         self._writer.flush(timeout)
         left = None if timeout is None else max(0.0, timeout - (time.monotonic() - started))
@@ -293,10 +300,12 @@ class CheckpointManager(Checkpoints):
 
         Raises:
             TimeoutError: Something has not ended after ``timeout`` seconds. It goes on; call again.
-            SaveError: A save failed, and nobody has read that.
+            SaveError: A save failed, and nobody has read that; if the writer is the manager's own.
+            AsyncSaveError: This is a call from ``on_durable``.
         """
         if timeout is not None:
             seconds("timeout", timeout)
+        self._forbid_waiting_for_the_hook()
         self._closed = True
         started = time.monotonic()
         try:
@@ -318,8 +327,9 @@ class CheckpointManager(Checkpoints):
     ) -> SaveHandle:
         self._leave_branch(described.step)
         name = step_name(described.step, complete=described.complete)
-        resolve(os.path.join(self.path, f"{name}.new"))  # raises what would keep it from being made there
         target = Target(os.path.join(self.path, name), self.path, name)
+        # Raises what would keep it from being made there.
+        resolve(target.path + (".new" if os.path.isdir(target.path) else ""))
 
         def describe(tensors: int) -> Brief:
             return Brief(tuple(described.objects), described.manifest(tensors), self._retain, self._protected)
@@ -376,9 +386,21 @@ class CheckpointManager(Checkpoints):
         if self._last_complete is None:
             return None
         described, handle = self._last_complete
-        if described.step != step or not described.is_of(state):
-            return None
-        return handle if not handle.done() or handle.status in {"durable", "written"} else None
+        return handle if described.step == step and described.is_of(state) and _may_be_durable(handle) else None
+
+    def _has_other_save_of(self, step: int, state: object) -> bool:
+        """Tell whether something else than this state was saved as this step."""
+        if self._last_complete is None:
+            return False
+        described, handle = self._last_complete
+        return described.step == step and not described.is_of(state) and _may_be_durable(handle)
+
+    def _leave_at_once(self) -> None:
+        """Let the interpreter exit without waiting for the saves under way. What is on disk is whole."""
+        self._leaves = True
+        lifecycle.release(self)
+        if self._owns_writer:
+            lifecycle.release(self._writer)
 
     def _ended(self, handle: SaveHandle, described: Description) -> None:
         """Tell the hook of a checkpoint that is in place. On the thread that reports to the handles."""
@@ -392,23 +414,38 @@ class CheckpointManager(Checkpoints):
         """Return what is known of a step that is in place; a later one may have had it dropped already."""
         name = step_name(described.step, complete=described.complete)
         with contextlib.suppress(OSError, LoadError):
-            return self._listing.info(name)
+            found = self._listing.info(name)
+            if found.time == described.time:
+                return found
         return described.info(os.path.join(self.path, name))
 
     def _improves(self, described: Description) -> bool:
         metric, mode = self._criterion(None, None)
-        value = described.metrics.get(metric)
+        if metric not in described.metrics:
+            given = ", ".join(described.metrics) or "none"
+            raise OptionError(f"only_if_best needs the metric {metric!r}; given are {given}")
+        value = described.metrics[metric]
         if value is None or value != value:  # noqa: PLR0124 - NaN
             return False
-        known = [info.value(metric) for info in self._listing.look().infos if info.complete]
+        known = [info.value(metric) for info in self._look().infos if info.complete]
         known += [other.metrics.get(metric) for other in self._under_way.steps if other.complete]
         rivals = [rival for rival in known if rival is not None and rival == rival]  # noqa: PLR0124 - NaN
         return all(value < rival if mode == "min" else value > rival for rival in rivals)
+
+    def _tell_of_nothing(self) -> None:
+        super()._tell_of_nothing()
+        if sisters := self._version.sisters():
+            names = ", ".join(sisters)
+            _log.error("starting anew in %s, which has no checkpoint; other versions have: %s", self.path, names)
 
     def _settle(self) -> None:
         """Wait for the saves under way, but not on a thread that has to write them."""
         if pending.may_wait_here():
             self._under_way.wait()
+
+    def _forbid_waiting_for_the_hook(self) -> None:
+        if self._hooks is not None and self._hooks.is_current_thread():
+            raise AsyncSaveError("on_durable cannot wait for the manager, or close it: it would wait for itself")
 
     def _check_open(self) -> None:
         if self._closed:
@@ -424,3 +461,7 @@ class CheckpointManager(Checkpoints):
         self._closed = True
         self._under_way = UnderWay()
         self._hooks = None
+
+
+def _may_be_durable(handle: SaveHandle) -> bool:
+    return not handle.done() or handle.status in {"durable", "written"}

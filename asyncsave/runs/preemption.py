@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -44,7 +45,7 @@ class PreemptionGuard:
     ) -> None:
         above_zero("deadline", deadline)
         try:
-            self.signals = tuple(signal.Signals(number) for number in signals)
+            self.signals = tuple(dict.fromkeys(signal.Signals(number) for number in signals))
         except (TypeError, ValueError) as error:
             raise OptionError(f"signals must be numbers of signals, not {signals!r}") from error
         if _UNCATCHABLE & set(self.signals):
@@ -52,6 +53,8 @@ class PreemptionGuard:
         self.deadline = deadline
         self._group = group
         self._old: dict[int, Any] = {}
+        self._left: dict[int, Any] = {}
+        self._process = os.getpid()
         self._since: float | None = None
         self._agreed = False
 
@@ -70,6 +73,7 @@ class PreemptionGuard:
             raise AsyncSaveError("a PreemptionGuard has to be entered by the main thread: signals arrive there")
         if self._old:
             raise AsyncSaveError("this PreemptionGuard has been entered already")
+        self._process = os.getpid()
         for number in self.signals:
             self._old[number] = signal.signal(number, self._note)
         return self
@@ -82,6 +86,13 @@ class PreemptionGuard:
             number, old = self._old.popitem()
             if signal.getsignal(number) == self._note:
                 signal.signal(number, signal.SIG_DFL if old is None else old)
+            else:
+                self._left[number] = old  # whoever is in charge now may still pass signals on to here
+
+    @property
+    def entered(self) -> bool:
+        """Whether its handlers are installed."""
+        return bool(self._old)
 
     @property
     def preempted(self) -> bool:
@@ -119,8 +130,14 @@ class PreemptionGuard:
         return self._agreed
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._since is None:
-            self._since = time.monotonic()
-        old = self._old.get(number)
+        old = self._old.get(number, self._left.get(number))
+        # A forked child is not the training, and after the block there is no training: the signal is passed on.
+        if os.getpid() == self._process and number in self._old:
+            if self._since is None:
+                self._since = time.monotonic()
+        elif not callable(old):
+            signal.signal(number, signal.SIG_DFL if old is None else old)
+            os.kill(os.getpid(), number)
+            return
         if callable(old) and old is not signal.default_int_handler:
             old(number, frame)

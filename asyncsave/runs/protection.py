@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import logging
+import os
 import signal
 import threading
 import time
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
+from asyncsave.errors import SaveError
 from asyncsave.handle import SaveHandle
 from asyncsave.options import at_least
 from asyncsave.runs.description import step_number
@@ -32,15 +34,15 @@ class ProtectedRun:
     - **Ctrl-C**: the first one does the same, and ``KeyboardInterrupt`` is raised when the block is left. The second
       one raises it at once, and nothing more is saved; what is on disk stays whole.
     - **break** out of the loop, when one of the two has happened: the step counts as over.
-    - **An exception in the midst of a step**: the state is saved with ``complete: false``, beside the
+    - **An exception**: the state is saved with ``complete: false``, beside the
       complete ones; ``restore(emergency=True)`` uses it.
 
     Args:
         save: Saves the state as a step: called with its number, whether the step is over, and a time of
             ``time.monotonic()`` after which it is to raise ``TimeoutError``.
         saved: Tells which save holds a step that is over, None if none does.
-        guard: Watches for signals.
-        owns_guard: Whether the block enters and leaves it.
+        guard: Watches for signals; if it was not entered, the block enters and leaves it.
+        leave: Called when everything is to be left at once.
     """
 
     def __init__(
@@ -48,15 +50,15 @@ class ProtectedRun:
         save: Callable[[int, bool, float], SaveHandle],
         saved: Callable[[int], SaveHandle | None],
         guard: PreemptionGuard,
-        *,
-        owns_guard: bool,
+        leave: Callable[[], None],
     ) -> None:
         self._save = save
         self._saved = saved
         self._guard = guard
-        self._owns_guard = owns_guard
+        self._leave = leave
         self._block = contextlib.ExitStack()
         self._interrupts = 0
+        self._process = os.getpid()
         self._step: int | None = None
         self._inside = False
         self._broken_off = False
@@ -65,7 +67,7 @@ class ProtectedRun:
     def __enter__(self) -> ProtectedRun:  # noqa: PYI034 - not made for subclasses
         """Begin to watch."""
         if threading.current_thread() is threading.main_thread():
-            if self._owns_guard:
+            if not self._guard.entered:
                 self._block.enter_context(self._guard)
             old = signal.getsignal(signal.SIGINT)
             # One that is ignored (nohup, a background job) stays ignored, and another's handler stays in charge.
@@ -79,8 +81,14 @@ class ProtectedRun:
     ) -> None:
         """Save if there is need to; put the old handlers back."""
         with self._block:
-            if self._interrupts <= 1 and (error is not None or self._ends):
-                self._save_last(error)
+            if self._interrupts > 1:
+                self._leave()
+            elif error is not None or self._ends:
+                try:
+                    self._save_last(error)
+                except KeyboardInterrupt:
+                    self._leave()
+                    raise
         if error is None and self._interrupts:
             raise KeyboardInterrupt
 
@@ -97,22 +105,25 @@ class ProtectedRun:
     def steps(self, start: int, stop: int) -> Iterator[int]:
         """Yield the steps from ``start`` to before ``stop``; end by itself on preemption and on Ctrl-C.
 
-        A step is over when the next one is asked for. Where torch.distributed is initialised all processes must
-        go through it alike: after each step they agree whether to go on.
+        A step is over when the next one is asked for. Once it has ended by itself, it yields no step in a later call
+        either. Where torch.distributed is initialised all processes must go through it alike: before each step
+        they agree whether to go on.
         """
         first = step_number(start)
         at_least("stop", stop, 0)
         for step in range(first, stop):
-            self._step, self._inside, self._broken_off = step, True, False
-            try:
-                yield step
-            except GeneratorExit:  # the loop was left: by break, or by an exception, which comes to the block then
-                self._broken_off = True
-                raise
-            self._inside = False
             if self._guard.agree(self._ends):
                 self._stopped = True
                 return
+            self._step, self._inside, self._broken_off = step, True, False
+            try:
+                yield step
+            except GeneratorExit:
+                # The loop was left: by break, because of a signal; by an exception, which comes to the block then; or
+                # by another iterator that came to its end before this step was begun in earnest.
+                self._broken_off = self._ends
+                raise
+            self._inside = False
 
     @property
     def _ends(self) -> bool:
@@ -122,17 +133,23 @@ class ProtectedRun:
         """Save the state as it is now, and wait. An error of this never takes the place of the loop's own."""
         step = self._step
         if step is None:
-            _log.warning("no step has been begun by steps(): there is nothing to save it as")
+            _log.info("no step has been begun by steps(): there is nothing to save")
             return
-        over = not self._inside or (self._broken_off and error is None)
+        over = self._broken_off if self._inside else (error is None or self._ends)
         deadline = time.monotonic() + self._guard.remaining
         try:
             handle = self._saved(step) if over else None
-            if handle is None:
-                handle = self._save(step, over, deadline)
-                _log.warning("saving step %d%s before leaving", step, "" if over else ", which is not over,")
+            if handle is not None:
+                try:
+                    handle.result(max(0.0, deadline - time.monotonic()))
+                except SaveError as failure:
+                    _log.error("the save of step %d failed, it is tried again: %s", step, failure)
+                else:
+                    return
+            handle = self._save(step, over, deadline)
+            _log.warning("saving step %d%s before leaving", step, "" if over else ", which may not be over,")
             handle.result(max(0.0, deadline - time.monotonic()))
-        except concurrent.futures.TimeoutError:
+        except (TimeoutError, concurrent.futures.TimeoutError):  # two classes before Python 3.11
             _log.critical(
                 "step %d is not durable %s s after the signal; it is still being written", step, self._guard.deadline
             )
@@ -142,6 +159,8 @@ class ProtectedRun:
             _log.error("while another error was on its way, the last save failed: %s", ours)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a forked child is not the training
+            signal.default_int_handler(number, frame)
         self._interrupts += 1
         if self._interrupts > 1 or not self._inside:
             signal.default_int_handler(number, frame)

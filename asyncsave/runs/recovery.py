@@ -47,7 +47,7 @@ def newest_sound(
         try:
             if isinstance(found, LoadError):
                 raise found
-            return found, use(found)
+            return found, _twice(use, found)
         except LoadError as error:
             if not _is_at(path, found):
                 continue  # it was replaced or dropped while it was read
@@ -66,6 +66,16 @@ def newest_sound(
         )
         raise CorruptCheckpointError(message, path=listing.folder, expected="a sound checkpoint", found="none")
     return None
+
+
+def _twice(use: Callable[[CheckpointInfo], T], info: CheckpointInfo) -> T:
+    """Use a checkpoint; one that seems to be damaged is read once more, as the disk may have been in trouble."""
+    try:
+        return use(info)
+    except LoadError as error:
+        if not damage(error):
+            raise
+        return use(info)
 
 
 def _newest(

@@ -15,9 +15,10 @@ import re
 import socket
 import time
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from asyncsave import descriptors
+from asyncsave.catalogue.names import parse
 from asyncsave.errors import OptionError, SaveError, VersionInUseError
 from asyncsave.options import folder_name
 from asyncsave.storage.folders import make_folder, make_folders, put_file
@@ -43,7 +44,8 @@ class Version:
 
     Args:
         experiment: The folder of all versions, absolute; made where it is missing.
-        name: None: the newest version, or a new one where there is none, or a living process holds it.
+        name: None: the newest version that has steps (or that there is), or a new one where there is none, or a
+            living process holds it.
             ``"new"``: a new one. Anything else: the version of that name, made where it is missing.
         versioning: What new ones are called: 1, 2, 3, ..., or by the time.
         shared: Whether others may hold it too, who say the same.
@@ -84,6 +86,11 @@ class Version:
             self.close()
             raise
 
+    def sisters(self) -> list[str]:
+        """Return the names of other versions that have steps."""
+        known = sorted(_versions(os.path.dirname(self.folder)))
+        return [version.name for version in known if version.has_steps and version.name != self.name]
+
     def close(self) -> None:
         """Let go of it. Idempotent."""
         for fd in (self._lock, self.writing):
@@ -103,11 +110,11 @@ class Version:
             )
 
     def _hold_newest(self, experiment: str) -> bool:
-        """Take the newest version; False if there is none, or somebody holds it."""
+        """Take the newest version that has steps, else the newest; False if there is none, or somebody holds it."""
         newest = max(_versions(experiment), default=None)
         if newest is None:
             return False
-        folder = os.path.join(experiment, newest[-1])
+        folder = os.path.join(experiment, newest.name)
         if self._hold(folder):
             return True
         _log.warning("%s is in use: a new version is made", folder)
@@ -136,7 +143,9 @@ class Version:
             self._system.pwrite(fd, memoryview(holder), 0)
         record = os.path.join(folder, _RECORD)
         if not os.path.exists(record):
-            put_file(self._system, record, json.dumps({"format": 1, "created": time.time()}).encode() + b"\n")
+            sequence = 1 + max((known.sequence for known in _versions(os.path.dirname(folder))), default=0)
+            said = {"format": 1, "sequence": sequence, "created": time.time()}
+            put_file(self._system, record, json.dumps(said).encode() + b"\n")
         return True
 
     def _lock_file(self, fd: int, *, shared: bool) -> bool:
@@ -160,28 +169,35 @@ class Version:
         self._lock_file(self.writing, shared=True)
 
 
-def _versions(experiment: str) -> Iterator[tuple[float, int, str]]:
-    """Yield the versions of an experiment: when each was made, its number if it has one, its name."""
+class _Known(NamedTuple):
+    """A version that is there, in the order of choice: one with steps before one without, then the newer one."""
+
+    has_steps: bool
+    sequence: int
+    name: str
+
+
+def _versions(experiment: str) -> Iterator[_Known]:
+    """Yield the versions of an experiment; a folder without our record is none."""
     with os.scandir(experiment) as entries:
         for entry in entries:
-            if entry.is_dir() and not entry.name.startswith("."):
-                number = int(entry.name) if _NUMBER.fullmatch(entry.name) else 0
-                yield _created(entry.path), number, entry.name
+            if not entry.name.startswith(".") and (sequence := _sequence(entry.path)) is not None:
+                yield _Known(any(map(parse, os.listdir(entry.path))), sequence, entry.name)
 
 
-def _created(folder: str) -> float:
-    """Return when a version was made; 0 if that is not written down."""
+def _sequence(folder: str) -> int | None:
+    """Return the how manieth version a folder was when it was made; None if it is no version."""
     try:
         with open(os.path.join(folder, _RECORD), encoding="utf-8") as file:
-            return float(json.load(file)["created"])
+            return int(json.load(file)["sequence"])
     except (OSError, ValueError, TypeError, KeyError):
-        return 0.0
+        return None
 
 
 def _new_names(experiment: str, versioning: Versioning) -> Iterator[str]:
     """Yield names that no version had a moment ago."""
     if versioning == "number":
-        number = max((number for _, number, _ in _versions(experiment)), default=0)
+        number = max((int(name) for name in os.listdir(experiment) if _NUMBER.fullmatch(name)), default=0)
         while True:
             number += 1
             yield str(number)

@@ -203,6 +203,8 @@ class Assembly(Attempt):
             self._name = None
         synced = self._sync and self._sync_folder(self._folder, outcome="durability_unknown") and synced
         self.durable = synced and is_durable(self._target.folder)
+        fd, self._fd = self._fd, -1
+        self._system.close(fd)  # and with it goes the lock: it is a step like any other from here on
 
     def _change_places(self, name: str) -> str | None:
         """Take the target's place; return the temporary name of what was there."""
