@@ -9,11 +9,12 @@ every one on a page of its own with its table behind it, and behind all of them 
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Iterable
 
 from asyncsave.catalogue.brief import Brief
 from asyncsave.image.layout import PAGE
-from asyncsave.image.table import read_table, write_table
+from asyncsave.image.table import nbytes_with_table, read_table, write_table
 from asyncsave.persist import Image, Job
 
 __all__ = ["brief_room", "places", "read_bundle", "write_bundle"]
@@ -71,19 +72,22 @@ def read_bundle(
         return [_image(memory, 0, nbytes)], None
     if not 0 <= brief_at <= len(memory) - brief_nbytes:
         raise ValueError(f"no brief of {brief_nbytes} bytes at {brief_at} in {len(memory)} bytes of memory")
-    said = json.loads(bytes(memory[brief_at : brief_at + brief_nbytes]))
     try:
-        images = [_image(memory, int(at), int(size)) for at, size in said["places"]]
+        said = json.loads(bytes(memory[brief_at : brief_at + brief_nbytes]))
+        images, end = [], 0
+        for at, size in said["places"]:
+            images.append(_image(memory, operator.index(at), operator.index(size), end))
+            end = at + nbytes_with_table(images[-1].layout)
         brief = Brief.from_json(json.dumps(said["brief"]), path=path)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"this does not say where the images are: {type(error).__name__}: {error}") from error
     if len(images) != len(brief.files) or not images or sum(image.layout.nbytes for image in images) != nbytes:
         raise ValueError("the images are not those of the brief")
     return images, brief
 
 
-def _image(memory: memoryview, at: int, nbytes: int) -> Image:
-    if at < 0 or at % PAGE or at > len(memory):
+def _image(memory: memoryview, at: int, nbytes: int, end: int = 0) -> Image:
+    if at < end or at % PAGE or at > len(memory):
         raise ValueError(f"no image begins at byte {at}")
     layout, crcs = read_table(memory[at:], nbytes)
     return Image(memory[at:], layout, crcs, at)

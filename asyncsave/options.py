@@ -90,13 +90,20 @@ def seconds(name: str, value: object) -> None:
         raise OptionError(message)
 
 
+def _is_above_zero(value: float) -> bool:
+    try:
+        return float(value) > 0
+    except OverflowError:
+        return False
+
+
 def above_zero(name: str, value: object) -> None:
     """Refuse everything but numbers above zero.
 
     Raises:
         OptionError: It is something else.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not _is_above_zero(value):
         message = f"{name} must be a number above 0, not {value!r}"
         raise OptionError(message)
 

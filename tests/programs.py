@@ -91,13 +91,18 @@ class Child:
 
 
 class Template:
-    """An interpreter with torch imported, from which programs are forked, one at a time."""
+    """An interpreter with torch imported, from which programs are forked, one at a time.
 
-    def __init__(self) -> None:
+    Args:
+        imports: What else it imports, without a word of warning.
+    """
+
+    def __init__(self, *imports: str) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="programs-")
         self._number = 0
+        quiet = ("-W", "ignore") if imports else ()
         self._process = subprocess.Popen(
-            [sys.executable, "-c", "import programs; programs.serve()"],
+            [sys.executable, *quiet, "-c", f"import {', '.join([*imports, 'programs'])}; programs.serve()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

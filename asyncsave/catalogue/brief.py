@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 from asyncsave.catalogue.manifest import Manifest
 from asyncsave.catalogue.names import is_plain
@@ -48,11 +49,17 @@ class Brief:
         """
         try:
             said = json.loads(data)
-            files = tuple(said["files"])
+            files = tuple(_is(list, said["files"]))
             if not all(isinstance(name, str) and is_plain(name) for name in files) or len(set(files)) != len(files):
                 raise ValueError(f"{files!r} are not the files of a step")
             manifest = Manifest.from_json(said["manifest"].encode("utf-8", "surrogatepass"), path=path)
             retain = None if said["retain"] is None else Retention.from_dict(said["retain"])
-            return cls(files, manifest, retain, tuple(map(str, said["protected"])))
+            return cls(files, manifest, retain, tuple(_is(str, path) for path in _is(list, said["protected"])))
         except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"this does not describe a step: {type(error).__name__}: {error}") from error
+
+
+def _is(kind: type, value: Any) -> Any:
+    if type(value) is not kind:
+        raise TypeError(f"expected {kind.__name__}, found {value!r}")
+    return value

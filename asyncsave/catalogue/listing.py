@@ -6,6 +6,7 @@ Nothing is cached but manifests that have not changed, and nothing points to the
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import stat
 from collections.abc import Iterator
@@ -95,7 +96,10 @@ class Listing:
 
     def _is_dropped(self, name: str) -> bool:
         path = os.path.join(self.folder, name)
-        return os.path.lexists(os.path.join(path, DROPPED)) and not os.path.lexists(os.path.join(path, MANIFEST))
+        with contextlib.suppress(OSError):
+            left = os.listdir(path) if not os.path.islink(path) else [MANIFEST]
+            return MANIFEST not in left and (DROPPED in left or not left)
+        return False
 
     def remnants(self) -> list[CheckpointInfo]:
         """Return what is ours and takes up room, and is no checkpoint."""
@@ -140,11 +144,14 @@ def read_manifest(path: str) -> Manifest:
     """
     # Without O_NONBLOCK the open of a FIFO would hang.
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(fd, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             message = f"{path!r} is not a file"
             raise CorruptCheckpointError(message, path=path, expected="a manifest", found="no file")
-        return Manifest.from_json(file.read(LONGEST), path=path)
+        with open(fd, "rb", closefd=False) as file:
+            return Manifest.from_json(file.read(LONGEST), path=path)
+    finally:
+        os.close(fd)
 
 
 def _info(path: str, manifest: Manifest) -> CheckpointInfo:
@@ -153,7 +160,7 @@ def _info(path: str, manifest: Manifest) -> CheckpointInfo:
         path=path,
         epoch=manifest.epoch,
         metrics=dict(manifest.metrics),
-        metadata=manifest.metadata,
+        metadata=copy.deepcopy(manifest.metadata),
         time=manifest.time,
         nbytes=sum(file.nbytes for file in manifest.files.values()),
         files=dict(manifest.files),

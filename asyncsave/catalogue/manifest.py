@@ -82,7 +82,7 @@ class Manifest:
             FormatVersionError: A newer asyncsave wrote it.
         """
         try:
-            said = json.loads(data)
+            said = json.loads(data, parse_constant=_refuse)
             version = said.get("format") if isinstance(said, dict) else None
             if isinstance(version, int) and version > FORMAT:
                 message = (
@@ -91,9 +91,13 @@ class Manifest:
                 )
                 raise FormatVersionError(message, path=path)
             return _parsed(said)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             message = f"{path!r} is no manifest of asyncsave: {type(error).__name__}: {error}"
             raise CorruptCheckpointError(message, path=path, expected="a manifest", found=str(error)) from error
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _said(value: float | None) -> float | str | None:
@@ -118,7 +122,7 @@ def _parsed(said: dict[str, Any]) -> Manifest:
         epoch=None if epoch is None else _is(int, epoch),
         metrics=metrics,
         metadata=_is(dict, said["metadata"]),
-        time=float(said["time"]),
+        time=_moment(said["time"]),
         tensors=_number(said["tensors"]),
         asyncsave=_text(said["asyncsave"]),
         torch=_text(said["torch"]),
@@ -149,6 +153,17 @@ def _metric(value: object) -> float | None:
         return None
     if isinstance(value, str):
         return _ODD[value]
+    return _real(value)
+
+
+def _moment(value: object) -> float:
+    if not math.isfinite(moment := float(_real(value))):
+        raise ValueError(f"{value!r} is no time")
+    return moment
+
+
+def _real(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{value!r} is no metric")
+        raise TypeError(f"{value!r} is no number")
+    float(value)  # a whole number beyond all floats compares with none
     return value

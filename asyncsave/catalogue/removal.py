@@ -56,7 +56,8 @@ class Removal:
 
     def __exit__(self, *_: object) -> None:
         """Free what was removed."""
-        self._system.close(self._folder_fd)
+        with contextlib.suppress(OSError):
+            self._system.close(self._folder_fd)
         for fd in self._held:
             descriptors.drop(fd)
         self._held = []
@@ -78,11 +79,15 @@ class Removal:
                     return False  # somebody is pinning it
             if self._has(PINNED, step_fd):
                 return False
-            with contextlib.suppress(FileNotFoundError):
+            names = self._system.listdir(step_fd)
+            if not names:  # cut off before the very last call
+                self._system.rmdir(name, dir_fd=self._folder_fd)
+                return True
+            manifest = read_manifest(os.path.join(self._folder, name, MANIFEST if MANIFEST in names else DROPPED))
+            if MANIFEST in names:
                 self._system.rename(MANIFEST, DROPPED, dir_fd=step_fd)
             if self._sync:
                 self._system.fsync(step_fd)  # before anything of it is overwritten
-            manifest = read_manifest(os.path.join(self._folder, name, DROPPED))
             self._remove_files(manifest, step_fd)
             self._remove_folder(name, step_fd)
         return True
@@ -112,9 +117,10 @@ class Removal:
                 if self._sync:
                     self._system.fsync(old_fd)
                 self._remove_files(manifest, old_fd)
-                self._take_home(step_name(manifest.step, complete=manifest.complete), old_fd)
+                self._take_home(step_name(manifest.step, complete=manifest.complete), old_fd, ours={PINNED})
             elif home is not None:
-                self._take_home(home, old_fd)
+                there = self._manifest(home)
+                self._take_home(home, old_fd, ours={MANIFEST, PINNED, *(there.files if there else ())})
             else:
                 return False
             self._remove_folder(temporary, old_fd)
@@ -162,13 +168,11 @@ class Removal:
             with contextlib.suppress(FileNotFoundError):
                 self._system.unlink(name, dir_fd=dir_fd)
 
-    def _take_home(self, name: str, old_fd: int) -> None:
+    def _take_home(self, name: str, old_fd: int, *, ours: set[str]) -> None:
         """Move what is not ours out of a folder that is going, into the one that is in its place.
 
         What has the name of a file of the step is an older version of that. What the user has in both places stays.
         """
-        manifest = self._manifest(name)
-        ours = {MANIFEST, PINNED, *(manifest.files if manifest else ())}
         with self._opened(name) as home_fd:
             there = set(self._system.listdir(home_fd))
             for left in self._system.listdir(old_fd):

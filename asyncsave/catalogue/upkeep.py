@@ -43,6 +43,7 @@ class Upkeep:
         self.spares = spares
         self._system = system
         self._listings: dict[str, Listing] = {}
+        self._left: dict[str, dict[str, str]] = {}
 
     @contextlib.contextmanager
     def after(self, brief: Brief, written: str, *, sync: bool, recycle: bool, replaced: str | None) -> Iterator[None]:
@@ -61,9 +62,14 @@ class Upkeep:
             with contextlib.suppress(Exception), _told(folder):
                 spares = self.spares if recycle else None
                 removal = opened.enter_context(Removal(self._system, folder, sync=sync, spares=spares))
+                left = self._left.setdefault(folder, {})
                 if replaced is not None:
-                    with _told(os.path.join(folder, replaced)):
-                        removal.discard(replaced, os.path.basename(written))
+                    left[replaced] = os.path.basename(written)
+                for temporary, home in list(left.items()):
+                    with _told(os.path.join(folder, temporary)):
+                        with contextlib.suppress(FileNotFoundError):
+                            removal.discard(temporary, home)
+                        del left[temporary]
                 if brief.retain is not None:
                     self._prune(brief.retain, brief.protected, written, removal)
             yield
@@ -85,7 +91,7 @@ def _told(what: str) -> Iterator[None]:
     """Log what fails inside, and go on behind it."""
     try:
         yield
-    except (OSError, AsyncSaveError) as error:
+    except Exception as error:  # noqa: BLE001 - the checkpoint is in place, whatever it is
         _log.warning("cannot tidy up %s: %s. This is tried again at the next save", what, error)
 
 
@@ -158,7 +164,7 @@ def _settle(system: System, folder: str, name: str, removal: Removal) -> bool:
         try:
             sync_folder(system, fd)  # its writer may have been killed before that
             system.rename(name, place, dir_fd=folder_fd)
-            system.fsync(folder_fd)
+            sync_folder(system, folder_fd)
         finally:
             system.close(folder_fd)
         _log.warning("finished %s, which its writer had written whole", os.path.join(folder, place))

@@ -75,7 +75,8 @@ class PreemptionGuard:
             raise AsyncSaveError("this PreemptionGuard has been entered already")
         self._process = os.getpid()
         for number in self.signals:
-            self._old[number] = signal.signal(number, self._note)
+            self._old[number] = signal.getsignal(number)  # before the first signal can come here
+            signal.signal(number, self._note)
         return self
 
     def __exit__(

@@ -135,7 +135,8 @@ class ProtectedRun:
         if step is None:
             _log.info("no step has been begun by steps(): there is nothing to save")
             return
-        over = self._broken_off if self._inside else (error is None or self._ends)
+        # In the midst of a step only a break because of a signal says that it is over; an exception breaks off too.
+        over = (self._broken_off and error is None) if self._inside else (error is None or self._ends)
         deadline = time.monotonic() + self._guard.remaining
         try:
             handle = self._saved(step) if over else None
@@ -150,9 +151,7 @@ class ProtectedRun:
             _log.warning("saving step %d%s before leaving", step, "" if over else ", which may not be over,")
             handle.result(max(0.0, deadline - time.monotonic()))
         except (TimeoutError, concurrent.futures.TimeoutError):  # two classes before Python 3.11
-            _log.critical(
-                "step %d is not durable %s s after the signal; it is still being written", step, self._guard.deadline
-            )
+            _log.critical("step %d is not durable after %s s, the deadline", step, self._guard.deadline)
         except Exception as ours:
             if error is None:
                 raise

@@ -13,7 +13,7 @@ from asyncsave.catalogue.listing import Listing, read_manifest
 from asyncsave.catalogue.names import CORRUPT, MANIFEST, parse
 from asyncsave.errors import CorruptCheckpointError, LoadError
 from asyncsave.runs.aside import put_aside, put_back_from
-from asyncsave.runs.stored import damage
+from asyncsave.runs.stored import STATE, damage, file_of
 
 __all__ = ["newest_sound"]
 
@@ -84,7 +84,10 @@ def _newest(
     """Return the newest checkpoint that was not passed over, and its path; or why its manifest cannot be read."""
     look = listing.look()
     found: list[tuple[int, bool, str, CheckpointInfo | LoadError]] = [
-        (info.step, info.complete, info.path, info) for info in look.infos if info.complete or emergency
+        # Beside a complete one of other parts only, the state of the step is in the other.
+        (info.step, info.complete and (not emergency or file_of(STATE) in info.files), info.path, info)
+        for info in look.infos
+        if info.complete or emergency
     ]
     for path, error in look.problems.items():
         said = parse(os.path.basename(path))

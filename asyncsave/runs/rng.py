@@ -24,7 +24,9 @@ def capture_rng() -> dict[str, Any]:
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         legacy = numpy.random.get_state(legacy=False)
-        if legacy["bit_generator"] == "MT19937":
+        if legacy["bit_generator"] != "MT19937":
+            _log.warning("numpy's global generator is a %s: its state is left out", legacy["bit_generator"])
+        else:
             inner = legacy["state"]
             state["numpy"] = {
                 "key": torch.from_numpy(inner["key"].astype("int64")),

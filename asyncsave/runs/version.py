@@ -174,30 +174,33 @@ class _Known(NamedTuple):
 
     has_steps: bool
     sequence: int
+    number: int
     name: str
 
 
 def _versions(experiment: str) -> Iterator[_Known]:
-    """Yield the versions of an experiment; a folder without our record is none."""
+    """Yield the versions of an experiment. A folder without our record, and with no number for a name, is none."""
     with os.scandir(experiment) as entries:
         for entry in entries:
-            if not entry.name.startswith(".") and (sequence := _sequence(entry.path)) is not None:
-                yield _Known(any(map(parse, os.listdir(entry.path))), sequence, entry.name)
+            number = int(entry.name) if _NUMBER.fullmatch(entry.name) else 0
+            sequence = _sequence(entry.path)
+            if entry.is_dir() and (number or sequence):
+                yield _Known(any(map(parse, os.listdir(entry.path))), sequence, number, entry.name)
 
 
-def _sequence(folder: str) -> int | None:
-    """Return the how manieth version a folder was when it was made; None if it is no version."""
+def _sequence(folder: str) -> int:
+    """Return the how manieth version a folder was when it was made; 0 if that is not written down."""
     try:
         with open(os.path.join(folder, _RECORD), encoding="utf-8") as file:
             return int(json.load(file)["sequence"])
     except (OSError, ValueError, TypeError, KeyError):
-        return None
+        return 0
 
 
 def _new_names(experiment: str, versioning: Versioning) -> Iterator[str]:
     """Yield names that no version had a moment ago."""
     if versioning == "number":
-        number = max((int(name) for name in os.listdir(experiment) if _NUMBER.fullmatch(name)), default=0)
+        number = max((known.number for known in _versions(experiment)), default=0)
         while True:
             number += 1
             yield str(number)

@@ -78,6 +78,7 @@ class Assembly(Attempt):
         self._fd = self._old = -1
         self._names: list[str] = []
         self._added: list[_Added] = []
+        self._is_marked = False
         self.replaced: str | None = None
 
     @property
@@ -118,22 +119,40 @@ class Assembly(Attempt):
             self._system.close(self._fd)
             self._name, self._fd = None, -1
             return False
-        self._names.append(UNFINISHED)
-        self._system.close(self._system.open(UNFINISHED, _FILE, dir_fd=self._fd))
+        self._mark()
         return True
+
+    def _mark(self) -> None:
+        self._is_marked = True
+        self._system.close(self._system.open(UNFINISHED, _FILE, dir_fd=self._fd))
 
     def close(self) -> None:
         """Remove what was not committed. Idempotent; raises nothing."""
         if self._name is not None:
-            for name in reversed(self._names):  # the marker last: until then everything is known to be ours
-                with contextlib.suppress(OSError):
-                    self._system.unlink(name, dir_fd=self._fd)
             with contextlib.suppress(OSError):
-                self._system.rmdir(self._name, dir_fd=self._folder)
+                self._clear(self._name)
             self._name = None
         self._close_all()
         self._added = []
         self._folder = self._fd = self._old = -1
+
+    def _clear(self, name: str) -> None:
+        """Remove the temporary folder. Until the last file has gone the marker says that all of it is ours."""
+        if self._fd >= 0 and not self._is_marked:
+            self._mark()
+        left = False
+        for file in self._names:
+            try:
+                self._system.unlink(file, dir_fd=self._fd)
+            except FileNotFoundError:
+                pass
+            except OSError:
+                left = True
+        if not left:
+            if self._fd >= 0:
+                with contextlib.suppress(FileNotFoundError):
+                    self._system.unlink(UNFINISHED, dir_fd=self._fd)
+            self._system.rmdir(name, dir_fd=self._folder)
 
     def descriptors(self) -> list[int]:
         """Return what is open; -1 for what is not."""
@@ -163,7 +182,8 @@ class Assembly(Attempt):
     def hand_over(self, fd: int) -> None:
         """Let the disk begin with a file whose bytes are there, before it is flushed."""
         if self._sync:
-            self._system.write_back(fd)
+            with contextlib.suppress(OSError):  # what fails is found by the flush
+                self._system.write_back(fd)
 
     def flush(self) -> None:
         """Flush every file that was added since the last time, hold its size against what was promised, and close it.
@@ -197,6 +217,7 @@ class Assembly(Attempt):
         self.flush()
         with self._phase("rename"):
             self._system.unlink(UNFINISHED, dir_fd=self._fd)
+            self._is_marked = False
         synced = self._sync and self._sync_folder(self._fd, outcome="not_committed")
         with self._phase("rename"):
             self.replaced = self._change_places(name)
@@ -204,7 +225,8 @@ class Assembly(Attempt):
         synced = self._sync and self._sync_folder(self._folder, outcome="durability_unknown") and synced
         self.durable = synced and is_durable(self._target.folder)
         fd, self._fd = self._fd, -1
-        self._system.close(fd)  # and with it goes the lock: it is a step like any other from here on
+        with contextlib.suppress(OSError):
+            self._system.close(fd)  # and with it goes the lock: it is a step like any other from here on
 
     def _change_places(self, name: str) -> str | None:
         """Take the target's place; return the temporary name of what was there."""

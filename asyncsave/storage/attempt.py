@@ -123,6 +123,8 @@ class Attempt(abc.ABC):
     def _phase(self, phase: str, *, outcome: str = "not_committed") -> Iterator[None]:
         try:
             yield
+        except SaveError:
+            raise
         except OSError as error:
             raise SaveError.of(error, path=self._target.path, phase=phase, outcome=outcome) from error
 

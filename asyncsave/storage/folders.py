@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 from asyncsave.errors import SaveError
@@ -31,8 +30,11 @@ def make_folders(system: System, path: str) -> None:
             missing.append(path)
             path = os.path.dirname(path)
         for folder in reversed(missing[1:]):
-            with contextlib.suppress(FileExistsError):  # another process was quicker
+            try:
                 make_folder(system, folder)
+            except FileExistsError:
+                if not os.path.isdir(folder):  # else another process was quicker
+                    raise
     except OSError as error:
         raise SaveError.of(error, path=missing[0], phase="target") from error
 
@@ -60,5 +62,8 @@ def put_file(system: System, path: str, data: bytes) -> None:
     """
     target = resolve(path)
     with Replacement(system, target, len(data), sync=True) as new:
-        write_all(system, new.fd, memoryview(data), 0)
+        try:
+            write_all(system, new.fd, memoryview(data), 0)
+        except OSError as error:
+            raise SaveError.of(error, path=target.path, phase="write") from error
         new.commit()
