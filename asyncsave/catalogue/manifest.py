@@ -65,9 +65,11 @@ class Manifest:
         """Return the file's content."""
         said = {one.name: getattr(self, one.name) for one in fields(self)}
         said["metrics"] = {name: _said(value) for name, value in self.metrics.items()}
-        said["files"] = {name: file._asdict() for name, file in self.files.items()}
-        text = json.dumps({"format": FORMAT, **said}, indent=2, allow_nan=False)
-        return text.encode("utf-8", "surrogatepass") + b"\n"
+        del said["files"]
+        text = json.dumps({"format": FORMAT, **said}, indent=2, allow_nan=False).removesuffix("\n}")
+        # A line for each: there may be hundreds, and only what is not indented is written by C code.
+        files = ",\n".join(f"    {json.dumps(name)}: {json.dumps(file._asdict())}" for name, file in self.files.items())
+        return f'{text},\n  "files": {{\n{files}\n  }}\n}}\n'.encode("utf-8", "surrogatepass")
 
     @classmethod
     def from_json(cls, data: bytes | str, *, path: str) -> Manifest:
