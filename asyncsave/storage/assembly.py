@@ -36,6 +36,10 @@ __all__ = ["UNFINISHED", "Assembly"]
 UNFINISHED = ".unfinished"
 """An empty file in every temporary folder until all else is in it: where it is, everything is ours."""
 
+_MANY = 16
+"""From so many files on more threads are worth their start."""
+_FLUSHING = 8
+"""Files that are flushed at once then (measured: four at once take a third longer)."""
 _FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -198,8 +202,14 @@ class Assembly(Attempt):
                 if found != nbytes:
                     raise OSError(errno.EIO, f"wrote {nbytes} bytes of {name}, the file has {found}")
         if self._sync:
-            with self._phase("sync"):
-                self._workers.each(lambda file: system.fsync(file.fd), added)
+            # Whoever flushes waits for the disk, and flushes that wait together are one to it.
+            many = Workers(_FLUSHING, "asyncsave-flush") if len(added) >= _MANY else None
+            try:
+                with self._phase("sync"):
+                    (many or self._workers).each(lambda file: system.fsync(file.fd), added)
+            finally:
+                if many is not None:
+                    many.close()
         with self._phase("close"):
             while added:
                 system.close(added.pop().fd)
