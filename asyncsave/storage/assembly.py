@@ -22,7 +22,7 @@ import errno
 import os
 from typing import NamedTuple
 
-from asyncsave.storage.attempt import FULL, Attempt
+from asyncsave.storage.attempt import Attempt
 from asyncsave.storage.blocks import DIRECT_FROM
 from asyncsave.storage.mounts import is_durable
 from asyncsave.storage.spare import SPARE_FROM, Spares
@@ -75,9 +75,8 @@ class Assembly(Attempt):
     def __init__(
         self, system: System, target: Target, workers: Workers, *, sync: bool, spares: Spares | None = None
     ) -> None:
-        super().__init__(system, target, sync=sync)
+        super().__init__(system, target, sync=sync, spares=spares)
         self._workers = workers
-        self._spares = spares
         self._name: str | None = None
         self._fd = self._old = -1
         self._names: list[str] = []
@@ -179,8 +178,9 @@ class Assembly(Attempt):
                 fd = self._system.open(name, _FILE, 0o666, dir_fd=self._fd)
                 self._names.append(name)
             self._added.append(_Added(name, fd, nbytes))
-        with self._phase("allocate"):
-            self._allocate(fd, nbytes)
+        if nbytes >= DIRECT_FROM:  # a smaller one gets its blocks as it goes
+            with self._phase("allocate"):
+                self._allocate(fd, nbytes)
         return fd
 
     def hand_over(self, fd: int) -> None:
@@ -281,14 +281,3 @@ class Assembly(Attempt):
             self._system.close(fd)
             raise
         return fd
-
-    def _allocate(self, fd: int, nbytes: int) -> None:
-        """Reserve the blocks of a large file, at the cost of the spare if need be; a small one gets them as it goes."""
-        if nbytes < DIRECT_FROM:
-            return
-        try:
-            self._system.allocate(fd, nbytes)
-        except OSError as error:
-            if error.errno not in FULL or self._spares is None or not self._spares.drop():
-                raise
-            self._system.allocate(fd, nbytes)

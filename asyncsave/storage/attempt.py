@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from asyncsave.errors import SaveError
+from asyncsave.storage.spare import Spares
 from asyncsave.storage.system import System
 from asyncsave.storage.target import Target
 
@@ -46,6 +47,7 @@ class Attempt(abc.ABC):
         system: The operating system.
         target: What is to be replaced or made.
         sync: Whether to flush to the medium.
+        spares: Files that nobody needs any more, to write over; None: there are none.
 
     Attributes:
         durable: After a commit: whether what was made survives a power cut, as far as can be told.
@@ -53,7 +55,8 @@ class Attempt(abc.ABC):
 
     durable: bool
 
-    def __init__(self, system: System, target: Target, *, sync: bool) -> None:
+    def __init__(self, system: System, target: Target, *, sync: bool, spares: Spares | None) -> None:
+        self._spares = spares
         self._system = system
         self._target = target
         self._sync = sync
@@ -103,6 +106,17 @@ class Attempt(abc.ABC):
             if not hasattr(os, "O_PATH"):
                 raise
             return self._system.open(self._target.folder, os.O_PATH | flags)
+
+    def _allocate(self, fd: int, nbytes: int) -> None:
+        """Reserve the blocks of a file, at the cost of the spare if need be."""
+        if not nbytes:
+            return
+        try:
+            self._system.allocate(fd, nbytes)
+        except OSError as error:
+            if error.errno not in FULL or self._spares is None or not self._spares.drop():
+                raise
+            self._system.allocate(fd, nbytes)
 
     def _sync_folder(self, fd: int, *, outcome: str) -> bool:
         """Flush an open folder; False where the file system has no such thing."""

@@ -19,7 +19,7 @@ import errno
 import os
 import stat
 
-from asyncsave.storage.attempt import FULL, Attempt
+from asyncsave.storage.attempt import Attempt
 from asyncsave.storage.mounts import is_durable
 from asyncsave.storage.spare import SPARE_FROM, Spares
 from asyncsave.storage.system import System
@@ -55,10 +55,9 @@ class Replacement(Attempt):
     def __init__(
         self, system: System, target: Target, nbytes: int, *, sync: bool, spares: Spares | None = None
     ) -> None:
-        super().__init__(system, target, sync=sync)
+        super().__init__(system, target, sync=sync, spares=spares)
         self._nbytes = nbytes
         self._synced = False
-        self._spares = spares
         self._name: str | None = None
         self._old = self.fd = -1
         self._old_mode: int | None = None
@@ -81,7 +80,7 @@ class Replacement(Attempt):
                 if not self._recycle():
                     self._create()
             with self._phase("allocate"):
-                self._allocate()
+                self._allocate(self.fd, self._nbytes)
         except BaseException:
             self.close()
             raise
@@ -119,17 +118,6 @@ class Replacement(Attempt):
         if self._system.fstat(self.fd).st_size > self._nbytes:
             self._system.truncate(self.fd, self._nbytes)
         return True
-
-    def _allocate(self) -> None:
-        """Reserve the blocks, at the cost of the spare if need be."""
-        if not self._nbytes:
-            return
-        try:
-            self._system.allocate(self.fd, self._nbytes)
-        except OSError as error:
-            if error.errno not in FULL or self._spares is None or not self._spares.drop():
-                raise
-            self._system.allocate(self.fd, self._nbytes)
 
     def _create(self) -> None:
         """Open and lock a temporary file, with the mode that the final file is to have."""
