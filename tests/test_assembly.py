@@ -236,7 +236,7 @@ def test_a_sweeper_that_was_quicker(tmp_path):
 def test_a_forked_child_lets_go(tmp_path):
     """A child holds neither the lock of a temporary folder that is being filled, nor any file in it."""
     with Assembly(System(), target_of(tmp_path, 1), Workers(1, ""), sync=True) as new:
-        fds = [new.add("state.pt", 10), new.folder_fd, *(fd for fd in new.descriptors() if fd >= 0)]
+        fds = [new.add("state.pt", 10), new._folder, *(fd for fd in new.descriptors() if fd >= 0)]
         pid = os.fork()
         if not pid:
             code = 0

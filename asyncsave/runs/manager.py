@@ -14,7 +14,7 @@ from asyncsave import lifecycle, pending
 from asyncsave.admission import OnBusy
 from asyncsave.catalogue.brief import Brief
 from asyncsave.catalogue.info import CheckpointInfo
-from asyncsave.catalogue.names import ABANDONED, parse, step_name
+from asyncsave.catalogue.names import step_name
 from asyncsave.catalogue.retention import Retention
 from asyncsave.catalogue.upkeep import tidy
 from asyncsave.errors import (
@@ -27,11 +27,12 @@ from asyncsave.handle import SaveHandle
 from asyncsave.options import file_path, folder_name, instance, one_of, seconds, text, yes_or_no
 from asyncsave.request import Request
 from asyncsave.result import SaveResult
-from asyncsave.runs.aside import put_aside
+from asyncsave.runs.aside import leave_branch
 from asyncsave.runs.checkpoints import Checkpoints, Which
 from asyncsave.runs.cleaning import clean
 from asyncsave.runs.description import NOTHING, Description, step_number
 from asyncsave.runs.hooks import Hooks
+from asyncsave.runs.lastsave import LastSave, Saved
 from asyncsave.runs.pinning import pin, unpin
 from asyncsave.runs.preemption import PreemptionGuard
 from asyncsave.runs.protection import ProtectedRun
@@ -113,7 +114,7 @@ class CheckpointManager(Checkpoints):
         self._recycle = recycle
         self._owns_writer = writer is None
         self._under_way = UnderWay()
-        self._last_complete: tuple[Description, SaveHandle] | None = None
+        self._last_complete: Saved | None = None
         self._closed = self._leaves = False
         try:
             tidy(System(), self.path)
@@ -265,19 +266,11 @@ class CheckpointManager(Checkpoints):
         self._check_open()
         instance("guard", guard, PreemptionGuard)
 
-        def save(step: int, complete: bool, deadline: float) -> SaveHandle:  # noqa: FBT001 - what there is to say
-            described = Description(step, state, None, None, None, complete=complete)
-            if complete and self._has_other_save_of(step, state):
-                # It must not be replaced: there may be parts in it, or metrics, that this save knows nothing of.
-                described = Description(step, state, None, None, None, complete=False)
-            hurry = watching.preempted and described.complete and self._owns_writer
-            return self._save_last(described, deadline, "replace" if hurry else "wait")
-
-        def saved(step: int) -> SaveHandle | None:
-            return self._saved(step, state)
-
         watching = PreemptionGuard() if guard is None else guard
-        return ProtectedRun(save, saved, watching, self._leave_at_once)
+        last = LastSave(
+            state, watching, self._writer, self._save, lambda: self._last_complete, is_alone=self._owns_writer
+        )
+        return ProtectedRun(last, watching, self._leave_at_once)
 
     def wait(self, timeout: float | None = None) -> None:
         """Block until every save so far has ended, and ``on_durable`` has been called for each.
@@ -325,7 +318,8 @@ class CheckpointManager(Checkpoints):
     def _save(
         self, described: Description, on_busy: OnBusy | None, wanted: Callable[[], None] = lambda: None
     ) -> SaveHandle:
-        self._leave_branch(described.step)
+        leave_branch(self._ahead, described.step)
+        self._ahead = []
         name = step_name(described.step, complete=described.complete)
         target = Target(os.path.join(self.path, name), self.path, name)
         # Raises what would keep it from being made there.
@@ -350,50 +344,6 @@ class CheckpointManager(Checkpoints):
         self._under_way.enter(handle, described)
         handle.add_done_callback(lambda _: self._ended(handle, described))
         return handle
-
-    def _leave_branch(self, step: int) -> None:
-        """Put aside what is ahead of the checkpoint that was restored, once the run goes on from there.
-
-        Else the next restore would go on with a newer step of the branch that was left.
-        """
-        ahead, self._ahead = self._ahead, []
-        newest = max((said.step for path in ahead if (said := parse(os.path.basename(path)))), default=-1)
-        if step > newest:
-            return
-        for path in ahead:
-            try:
-                _log.warning("the run goes on from before %s, which is put aside: %s", path, put_aside(path, ABANDONED))
-            except OSError as error:
-                _log.error("cannot put %s aside: %s", path, error)
-
-    def _save_last(self, described: Description, deadline: float, on_busy: OnBusy) -> SaveHandle:
-        """Save before leaving: never skipped, and never refused because of an earlier save's error."""
-
-        def wanted() -> None:
-            if time.monotonic() > deadline:
-                raise TimeoutError("no slot has become free before the deadline")
-
-        while True:
-            try:
-                self._writer.check_errors()
-            except AsyncSaveError as error:
-                _log.error("an earlier save failed: %s", error)
-            else:
-                return self._save(described, on_busy, wanted)
-
-    def _saved(self, step: int, state: object) -> SaveHandle | None:
-        """Return the save of this very state after this step, if it is the last one, and has not failed."""
-        if self._last_complete is None:
-            return None
-        described, handle = self._last_complete
-        return handle if described.step == step and described.is_of(state) and _may_be_durable(handle) else None
-
-    def _has_other_save_of(self, step: int, state: object) -> bool:
-        """Tell whether something else than this state was saved as this step."""
-        if self._last_complete is None:
-            return False
-        described, handle = self._last_complete
-        return described.step == step and not described.is_of(state) and _may_be_durable(handle)
 
     def _leave_at_once(self) -> None:
         """Let the interpreter exit without waiting for the saves under way. What is on disk is whole."""
@@ -461,7 +411,3 @@ class CheckpointManager(Checkpoints):
         self._closed = True
         self._under_way = UnderWay()
         self._hooks = None
-
-
-def _may_be_durable(handle: SaveHandle) -> bool:
-    return not handle.done() or handle.status in {"durable", "written"}

@@ -14,9 +14,9 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from asyncsave.errors import SaveError
-from asyncsave.handle import SaveHandle
 from asyncsave.options import at_least
 from asyncsave.runs.description import step_number
+from asyncsave.runs.lastsave import LastSave
 from asyncsave.runs.preemption import PreemptionGuard
 
 __all__ = ["ProtectedRun"]
@@ -38,22 +38,18 @@ class ProtectedRun:
       complete ones; ``restore(emergency=True)`` uses it.
 
     Args:
-        save: Saves the state as a step: called with its number, whether the step is over, and a time of
-            ``time.monotonic()`` after which it is to raise ``TimeoutError``.
-        saved: Tells which save holds a step that is over, None if none does.
+        last: Saves the state, if it is not saved already.
         guard: Watches for signals; if it was not entered, the block enters and leaves it.
         leave: Called when everything is to be left at once.
     """
 
     def __init__(
         self,
-        save: Callable[[int, bool, float], SaveHandle],
-        saved: Callable[[int], SaveHandle | None],
+        last: LastSave,
         guard: PreemptionGuard,
         leave: Callable[[], None],
     ) -> None:
-        self._save = save
-        self._saved = saved
+        self._last = last
         self._guard = guard
         self._leave = leave
         self._block = contextlib.ExitStack()
@@ -139,7 +135,7 @@ class ProtectedRun:
         over = (self._broken_off and error is None) if self._inside else (error is None or self._ends)
         deadline = time.monotonic() + self._guard.remaining
         try:
-            handle = self._saved(step) if over else None
+            handle = self._last.find(step) if over else None
             if handle is not None:
                 try:
                     handle.result(max(0.0, deadline - time.monotonic()))
@@ -147,7 +143,7 @@ class ProtectedRun:
                     _log.error("the save of step %d failed, it is tried again: %s", step, failure)
                 else:
                     return
-            handle = self._save(step, over, deadline)
+            handle = self._last.make(step, deadline, complete=over)
             _log.warning("saving step %d%s before leaving", step, "" if over else ", which may not be over,")
             handle.result(max(0.0, deadline - time.monotonic()))
         except (TimeoutError, concurrent.futures.TimeoutError):  # two classes before Python 3.11

@@ -84,11 +84,6 @@ class Assembly(Attempt):
         self._is_marked = False
         self.replaced: str | None = None
 
-    @property
-    def folder_fd(self) -> int:
-        """The folder that the target lies in, open."""
-        return self._folder
-
     def open(self) -> None:
         """Make the temporary folder.
 
