@@ -86,12 +86,8 @@ class Listing:
         """
         return _info(os.path.join(self.folder, name), read_manifest(os.path.join(self.folder, name, MANIFEST)))
 
-    def names(self) -> list[str]:
-        """Return the names of all step folders, with a manifest or without."""
-        return [name for name, _ in self._steps()]
-
     def dropped(self) -> list[str]:
-        """Return the names of the steps whose removal is not finished."""
+        """Return the names of the steps whose removal is not finished: their manifest is gone, or everything is."""
         return [name for name, _ in self._steps() if self._is_dropped(name)]
 
     def _is_dropped(self, name: str) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from asyncsave import descriptors
 from asyncsave.catalogue.listing import read_manifest
@@ -132,12 +132,6 @@ class Removal:
             with contextlib.suppress(OSError, LoadError):
                 return read_manifest(os.path.join(self._folder, name, manifest))
         return None
-
-    def remove_empty(self, names: Iterable[str]) -> None:
-        """Remove those of these folders that are empty: a removal was cut off just before its end."""
-        for name in names:
-            with contextlib.suppress(OSError):
-                self._system.rmdir(name, dir_fd=self._folder_fd)
 
     @contextlib.contextmanager
     def _opened(self, name: str) -> Iterator[int]:

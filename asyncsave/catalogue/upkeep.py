@@ -77,13 +77,11 @@ class Upkeep:
     def _prune(self, retain: Retention, protected: tuple[str, ...], written: str, removal: Removal) -> None:
         folder = os.path.dirname(written)
         listing = self._listings.setdefault(folder, Listing(folder))
-        look = listing.look()
-        for verdict in retain.decide(look.infos, written=written, protected=protected):
+        for verdict in retain.decide(listing.look().infos, written=written, protected=protected):
             if not verdict.kept:
                 _drop(removal, verdict.info.path)
         for name in listing.dropped():
             _drop(removal, os.path.join(folder, name))
-        removal.remove_empty(set(listing.names()) - {os.path.basename(info.path) for info in look.infos})
 
 
 @contextlib.contextmanager
@@ -120,12 +118,10 @@ def tidy(system: System, folder: str) -> list[str]:
                     gone.append(path)
             except (OSError, AsyncSaveError) as error:
                 _log.warning("cannot remove %s, which a dead writer left: %s", path, error)
-        listing = Listing(folder)
-        for name in listing.dropped():
+        for name in Listing(folder).dropped():
             path = os.path.join(folder, name)
             if _drop(removal, path):
                 gone.append(path)
-        removal.remove_empty(listing.names())
     return gone
 
 
