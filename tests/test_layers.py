@@ -12,12 +12,14 @@ import asyncsave
 ROOT = Path(asyncsave.__file__).parent
 
 LAYERS: list[tuple[str, set[str]]] = [
+    ("the command line", {"__main__", "cli"}),
     ("edges", {"__init__", "aio"}),
+    ("measuring and deciding", {"bench", "doctor"}),
     ("the checkpoints of a training", {"runs"}),
     ("the shared writer", {"api"}),
     ("the writer", {"writer"}),
     ("from live objects to staged images", {"intake", "request"}),
-    ("what is on disk", {"deferred", "loading", "verification"}),
+    ("what is on disk", {"deferred", "inspection", "loading", "verification"}),
     (
         "the queue and its ends",
         {"admission", "handle", "ledger", "lifecycle", "notices", "slots", "stats", "transit"},

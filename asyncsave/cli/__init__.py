@@ -1,0 +1,1 @@
+"""The command line: ``asyncsave bench``, ``inspect``, ``verify`` and the rest, on the public API."""

@@ -1,0 +1,136 @@
+"""What a command says: its result on stdout, for people or as one JSON document; all else on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json as _json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from asyncsave.errors import AsyncSaveError, CorruptCheckpointError, OptionError
+
+__all__ = ["FAILED", "FINDINGS", "USAGE", "Json", "Terminal", "Yes", "answering"]
+
+FAILED, USAGE, FINDINGS = 1, 2, 3
+"""Exit codes besides 0: it failed, it was not understood, it has found something (corrupt, differs, hurts)."""
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, documented in docs/cli.md.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+_UNBOUNDED = 10_000
+"""Columns where nobody looks: a pipe or a file takes lines of any length."""
+
+
+class Terminal:
+    """Where a command's words go.
+
+    Args:
+        json: Whether stdout is for one JSON document.
+    """
+
+    def __init__(self, *, json: bool) -> None:
+        self.json = json
+        self._out, self._err = _console(sys.stdout), _console(sys.stderr)
+
+    def document(self, said: Mapping[str, Any]) -> None:
+        """Print the result for a machine; only with ``--json``."""
+        if self.json:
+            sys.stdout.write(_json.dumps(said, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+    def show(self, *renderables: RenderableType) -> None:
+        """Print the result for people: text is taken as it is, without markup; not with ``--json``."""
+        if not self.json:
+            for one in renderables:
+                self._out.print(one, markup=False, highlight=False, soft_wrap=isinstance(one, str))
+
+    def note(self, text: str, *, style: str | None = None) -> None:
+        """Say something beside the result, on stderr."""
+        self._err.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    def complain(self, kind: str, message: str, path: str | None) -> None:
+        """Say what went wrong: on stderr, and with ``--json`` as the document, too."""
+        self.note(f"error: {message}", style="red")
+        self.document({"error": {"kind": kind, "message": message, "path": path}})
+
+    def confirm(self, question: str, *, yes: bool) -> None:
+        """Have something agreed to, on stderr; return if it is.
+
+        Raises:
+            typer.Exit: It is not, or there is nobody to ask.
+        """
+        if yes:
+            return
+        if self.json or not sys.stdin.isatty():
+            self.complain("UsageError", f"{question} Nobody can be asked here: say --yes", None)
+            raise typer.Exit(USAGE)
+        if not typer.confirm(question, err=True):
+            self.note("nothing was done")
+            raise typer.Exit(FAILED)
+
+    @contextlib.contextmanager
+    def bar(self, what: str, total: float, *, unit: str = "bytes") -> Iterator[Callable[[float], None]]:
+        """Show a bar on stderr while the block runs, if that is a terminal; yield a function that moves it on.
+
+        Args:
+            what: What is being done.
+            total: How much there is to do.
+            unit: ``"bytes"`` shows a rate, too.
+        """
+        columns = [TextColumn("{task.description}", markup=False), BarColumn()]
+        if unit == "bytes":
+            columns += [DownloadColumn(), TransferSpeedColumn()]
+        progress = Progress(
+            *columns, TimeRemainingColumn(), console=self._err, transient=True, disable=not self._err.is_terminal
+        )
+        with progress:
+            task = progress.add_task(escape(what), total=total)
+            yield lambda amount: progress.advance(task, amount)
+
+    def leave(self, code: int) -> NoReturn:
+        """End the command.
+
+        Raises:
+            typer.Exit: Always.
+        """
+        raise typer.Exit(code)
+
+
+@contextlib.contextmanager
+def answering(*, json: bool) -> Iterator[Terminal]:
+    """Run a command's body; an error of ours, or of the system, is told, and decides the exit code."""
+    terminal = Terminal(json=json)
+    try:
+        yield terminal
+    except BrokenPipeError:
+        raise
+    except (AsyncSaveError, OSError) as error:
+        path = getattr(error, "path", None) or getattr(error, "filename", None)
+        terminal.complain(type(error).__name__, str(error), None if path is None else str(path))
+        raise typer.Exit(_code(error)) from None
+
+
+def _code(error: Exception) -> int:
+    if isinstance(error, OptionError):
+        return USAGE
+    return FINDINGS if isinstance(error, CorruptCheckpointError) else FAILED
+
+
+class _Console(Console):
+    """A console that lets a closed pipe end the command, quietly."""
+
+    def on_broken_pipe(self) -> None:
+        """Leave it to the entry point."""
+        raise BrokenPipeError
+
+
+def _console(stream: Any) -> Console:
+    console = _Console(file=stream)
+    if not console.is_terminal:
+        console.width = _UNBOUNDED
+    return console
