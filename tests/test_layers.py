@@ -37,6 +37,7 @@ LAYERS: list[tuple[str, set[str]]] = [
 
 WITH_TENSORS = {"deferred", "loading", "staging.capture", "staging.copying", "staging.storages"}
 WITH_TENSORS |= {"runs.description", "runs.modules", "runs.restoring", "runs.rng", "runs.training_state"}
+WITH_TENSORS |= {"bench.loops", "bench.savers", "bench.session", "bench.states"}
 """The modules that import torch themselves."""
 
 BYTES_ONLY = ("image", "storage", "catalogue", "backends", "bundle", "persist", "reading", "verification", "pending")

@@ -1,0 +1,258 @@
+"""One measurement from beginning to end: state, training, disk, every way of saving in turns, and the verdict."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from asyncsave.bench.footprint import Footprint
+from asyncsave.bench.loops import loop_of
+from asyncsave.bench.machine import describe
+from asyncsave.bench.plan import Estimate, Plan, estimate
+from asyncsave.bench.probes import RawDisk, warm_pages
+from asyncsave.bench.rounds import interleave, save_beside
+from asyncsave.bench.savers import SAVERS, Saver, discard
+from asyncsave.bench.spread import Spread
+from asyncsave.bench.states import dtype_of, flatten, like, moved, synthetic, tensor_bytes
+from asyncsave.bench.sweeps import sweep
+from asyncsave.bench.timeline import Timeline, Toll, tolls
+from asyncsave.bench.verdict import decide
+from asyncsave.errors import SaveError
+from asyncsave.staging.headroom import headroom
+
+__all__ = ["Session", "measure"]
+
+_PROBES = 3
+_MOST_PROBED = 1 << 30
+_QUIET_STEPS = 6
+_PREFIX = "asyncsave-bench-"
+
+
+class Session:
+    """A measurement that has been prepared: the state is there, and how long it will take is known.
+
+    A context manager. Everything it writes lies in a temporary folder of its own, which is gone afterwards, whatever
+    ends it.
+
+    Args:
+        plan: What to measure.
+
+    Attributes:
+        estimate: What it will take.
+
+    Raises:
+        OptionError: The plan makes no sense, or its limits allow nothing.
+        SaveError: The folder cannot be written to, or has no room; or the memory does not suffice.
+        LoadError: The checkpoint to take the state of cannot be loaded.
+    """
+
+    estimate: Estimate
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._stack = ExitStack()
+        try:
+            self._prepare()
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def __enter__(self) -> Session:  # noqa: PYI034 - not made for subclasses
+        """Return it."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove what was written."""
+        self._stack.close()
+
+    @property
+    def units(self) -> int:
+        """How often :meth:`run` calls ``done``, without the sweeps."""
+        return (self.estimate.saves + 2) * len(self._plan.modes)
+
+    def run(self, done: Callable[[], object] = lambda: None) -> dict[str, Any]:
+        """Measure; return what ``bench --json`` shows (docs/cli.md).
+
+        Args:
+            done: Called after every save.
+        """
+        first = {mode: self._first(mode, done) for mode in self._plan.modes}
+        found = self._race(done)
+        taken = {mode: [tolls(one)[0] for one in timelines] for mode, (_, timelines) in found.items()}
+        verdict = decide({mode: [toll.cost for toll in of] for mode, of in taken.items()})
+        return {
+            "machine": describe(self._plan.folder, direct=self._disk.direct, gpu=self._gpu),
+            "state": {
+                "source": self._plan.like or "synthetic",
+                "nbytes": self._nbytes,
+                "tensors": len(flatten(self._state)),
+                "dtype": dtype_of(self._state),
+            },
+            "training": {
+                "kind": self._plan.step,
+                "quiet_ms": Spread.of([toll.quiet for of in taken.values() for toll in of]).as_json(1e3),
+                "saves": self.estimate.saves,
+            },
+            "disk": self._raw,
+            "modes": {
+                mode: self._mode(promise, taken[mode], timelines[-1]) | first[mode]
+                for mode, (promise, timelines) in found.items()
+            },
+            "sweeps": self._sweeps(done) if self._plan.sweeps else None,
+            "verdict": verdict.as_json() if verdict else None,
+        }
+
+    def _prepare(self) -> None:
+        plan = self._plan
+        self._loop = loop_of(plan.step)
+        self._state = synthetic(plan.nbytes, plan.tensors, plan.dtype) if plan.like is None else like(plan.like)
+        self._gpu = torch.cuda.get_device_name() if plan.step == "gpu" else None
+        if self._gpu is not None:
+            self._state = moved(self._state, "cuda")
+        self._nbytes = tensor_bytes(self._state)
+        try:
+            made = tempfile.TemporaryDirectory(prefix=_PREFIX, dir=plan.folder, ignore_cleanup_errors=True)
+        except OSError as error:
+            raise SaveError.of(error, path=plan.folder, phase="target") from error
+        self._folder = self._stack.enter_context(made)
+        self._require("on the disk", 3 * self._nbytes, shutil.disk_usage(self._folder).free)
+        self._require("in memory", self._nbytes, headroom())
+        self._memory = warm_pages(min(self._nbytes, _MOST_PROBED))
+        self._disk = self._stack.enter_context(closing(RawDisk(self._folder, self._memory)))
+        self._raw = self._probe()
+        step = statistics.median([_seconds(self._loop.step) for _ in range(5)][2:])
+        save = _seconds(lambda: SAVERS["torch.save"](None).save(self._state, self._path("torch.save")))
+        discard(self._path("torch.save"))
+        self.estimate = estimate(
+            plan, self._nbytes, step=step, quiet_steps=_QUIET_STEPS, save=save, disk=self._raw["write_mb_s"] * 1e6
+        )
+        self._require("on the disk", self.estimate.disk, shutil.disk_usage(self._folder).free)
+        self._require("in memory", self.estimate.memory, headroom())
+
+    def _require(self, where: str, wanted: int, free: int) -> None:
+        if wanted > free:
+            message = (
+                f"cannot measure in {self._plan.folder!r}: that needs {wanted:,} bytes {where}, there are {free:,}. "
+                "Take a smaller state, or fewer modes"
+            )
+            raise SaveError(message, path=self._plan.folder, phase="target")
+
+    def _path(self, mode: str) -> str:
+        return os.path.join(self._folder, f"{mode}.pt")
+
+    def _probe(self) -> dict[str, float]:
+        """Return what the bare disk does: medians of a few files."""
+        writes, reads = [], []
+        nbytes = len(self._memory.view)
+        try:
+            for _ in range(_PROBES):
+                writes.append(self._disk.write("probe", nbytes))
+                reads.append(self._disk.read("probe"))
+                self._disk.remove("probe")
+        except OSError as error:
+            raise SaveError.of(error, path=self._plan.folder, phase="write") from error
+        return {
+            "write_mb_s": nbytes / statistics.median(write.total for write in writes) / 1e6,
+            "fsync_ms": 1e3 * statistics.median(write.sync for write in writes),
+            "read_mb_s": nbytes / statistics.median(reads) / 1e6,
+        }
+
+    def _first(self, mode: str, done: Callable[[], object]) -> dict[str, Any]:
+        """Make a way of saving and save once; say how long that held the caller, and what memory it took."""
+        footprint = Footprint()
+        began = time.perf_counter()
+        with closing(SAVERS[mode](None)) as saver:
+            held = time.perf_counter() - began
+            saving = saver.save(self._state, self._path(mode))
+            saving.wait()
+            peak = footprint.peak()
+            if not saver.check(self._state, self._path(mode)):
+                message = f"what {mode} wrote to {self._path(mode)!r} is not what was saved"
+                raise SaveError(message, path=self._path(mode), phase="write")
+        discard(self._path(mode))
+        done()
+        return {"first_ms": 1e3 * (held + saving.blocked), "peak_bytes": peak}
+
+    def _race(self, done: Callable[[], object]) -> dict[str, tuple[str, list[Timeline]]]:
+        with ExitStack() as stack:
+            made = (SAVERS[mode](self._state) for mode in self._plan.modes)
+            savers: list[Saver] = [stack.enter_context(closing(saver)) for saver in made]
+            for saver in savers:
+                saver.save(self._state, self._path(saver.name)).wait()
+            runs = {
+                saver.name: partial(save_beside, saver, self._state, self._path(saver.name), self._loop, _QUIET_STEPS)
+                for saver in savers
+            }
+            found = interleave(runs, self.estimate.saves, done)
+            promises = {saver.name: saver.promise for saver in savers}
+        for mode in promises:
+            discard(self._path(mode))
+        return {mode: (promises[mode], found[mode]) for mode in found}
+
+    def _mode(self, promise: str, taken: Sequence[Toll], last: Timeline) -> dict[str, Any]:
+        durable = statistics.median(toll.durable for toll in taken)
+        beside = [toll.inflation for toll in taken if toll.busy]
+        rate = self._nbytes / durable / 1e6
+        return {
+            "promise": promise,
+            "stall_ms": Spread.of([toll.stall for toll in taken]).as_json(1e3),
+            "cost_ms": Spread.of([toll.cost for toll in taken]).as_json(1e3),
+            "durable_s": durable,
+            "durable_mb_s": rate,
+            "share_of_disk": rate / self._raw["write_mb_s"],
+            "inflation": statistics.median(beside) if beside else None,
+            "phases": _phases(taken),
+            "timeline": _from_zero(last, taken[-1].quiet),
+        }
+
+    def _sweeps(self, done: Callable[[], object]) -> dict[str, Any]:
+        nbytes = min(self._nbytes, len(self._memory.view))
+        return sweep(self._folder, nbytes, self._plan.dtype, self._memory, self._plan.modes, done)
+
+
+def measure(plan: Plan, done: Callable[[], object] = lambda: None) -> dict[str, Any]:
+    """Prepare and run a measurement; return what ``bench --json`` shows (docs/cli.md).
+
+    Raises what :class:`Session` does.
+    """
+    with Session(plan) as session:
+        return session.run(done)
+
+
+def _phases(taken: Sequence[Toll]) -> dict[str, float]:
+    """Return the median milliseconds per phase; where phases are not known, the whole is one."""
+    names = list(taken[0].phases)
+    if not names:
+        return {"save": 1e3 * statistics.median(toll.durable for toll in taken)}
+    medians: Mapping[str, float] = {
+        name: 1e3 * statistics.median(toll.phases.get(name, 0.0) for toll in taken) for name in names
+    }
+    return {name: ms for name, ms in medians.items() if name != "total"}
+
+
+def _from_zero(timeline: Timeline, quiet: float) -> dict[str, Any]:
+    """Return a timeline in seconds from its first step on."""
+    zero = timeline.steps[0].began
+    return {
+        "quiet_ms": 1e3 * quiet,
+        "steps": [[step.began - zero, step.ended - zero] for step in timeline.steps],
+        "saves": [[save.called - zero, save.returned - zero, save.completed - zero] for save in timeline.saves],
+    }
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
