@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from asyncsave import aio
     from asyncsave.api import check_errors, flush, save, save_async, shutdown, warmup
     from asyncsave.backends.settings import WriterProcess
+    from asyncsave.bench.profile import Profile, profile
     from asyncsave.catalogue.info import CheckpointFile, CheckpointInfo
     from asyncsave.catalogue.retention import Retention, Verdict
     from asyncsave.handle import SaveHandle
@@ -52,6 +53,7 @@ __all__ = [
     "OptionError",
     "PreemptionGuard",
     "Problem",
+    "Profile",
     "ProtectedRun",
     "QueueFullError",
     "RestoreError",
@@ -73,6 +75,7 @@ __all__ = [
     "check_errors",
     "flush",
     "load",
+    "profile",
     "save",
     "save_async",
     "shutdown",
@@ -86,6 +89,7 @@ _MODULES = {
     "aio": ("aio",),
     "api": ("check_errors", "flush", "save", "save_async", "shutdown", "warmup"),
     "backends.settings": ("WriterProcess",),
+    "bench.profile": ("Profile", "profile"),
     "catalogue.info": ("CheckpointFile", "CheckpointInfo"),
     "catalogue.retention": ("Retention", "Verdict"),
     "handle": ("SaveHandle",),

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Literal
 
-from asyncsave import lifecycle, pending
+from asyncsave import lifecycle, observers, pending
 from asyncsave.admission import Admission, OnBusy
 from asyncsave.backends.contract import BackendFactory
 from asyncsave.backends.settings import BackendName, backend_factory
@@ -284,6 +284,7 @@ class Writer:
             self._slots.give_back(slot)
             raise
         self._enqueue(handle, job, slot)
+        observers.tell(handle, self._backend.name, started)
         if lifecycle.exiting():
             concurrent.futures.wait([handle])
             if not self._drain_at_exit():

@@ -22,7 +22,7 @@ LAYERS: list[tuple[str, set[str]]] = [
     ("what is on disk", {"deferred", "inspection", "loading", "verification"}),
     (
         "the queue and its ends",
-        {"admission", "handle", "ledger", "lifecycle", "notices", "slots", "stats", "transit"},
+        {"admission", "handle", "ledger", "lifecycle", "notices", "observers", "slots", "stats", "transit"},
     ),
     ("who works in the background", {"backends", "commission", "service"}),
     ("the talk between the two processes", {"channel", "claim", "reporter", "wire"}),
@@ -37,7 +37,7 @@ LAYERS: list[tuple[str, set[str]]] = [
 
 WITH_TENSORS = {"deferred", "loading", "staging.capture", "staging.copying", "staging.storages"}
 WITH_TENSORS |= {"runs.description", "runs.modules", "runs.restoring", "runs.rng", "runs.training_state"}
-WITH_TENSORS |= {"bench.loops", "bench.savers", "bench.session", "bench.states"}
+WITH_TENSORS |= {"bench.loops", "bench.profile", "bench.savers", "bench.session", "bench.states"}
 """The modules that import torch themselves."""
 
 BYTES_ONLY = ("image", "storage", "catalogue", "backends", "bundle", "persist", "reading", "verification", "pending")

@@ -179,3 +179,13 @@ def failures() -> None:
     except asyncsave.CorruptCheckpointError as error:
         assert_type(error.record, str | None)
         assert_type((error.path, error.expected, error.found), tuple[str, str, str])
+
+
+def profiling() -> None:
+    """A profile is a context manager, and its figures are plain values."""
+    with asyncsave.profile() as report:
+        assert_type(report, asyncsave.Profile)
+        assert_type(report.step(), None)
+    assert_type(report.document(), dict[str, Any])
+    asyncsave.profile(show=False)
+    asyncsave.profile(False)  # type: ignore[call-arg]

@@ -13,7 +13,7 @@ from torch import nn
 
 from asyncsave.errors import OptionError
 
-__all__ = ["KINDS", "Loop", "OwnLoop", "PythonLoop", "Training", "loop_of"]
+__all__ = ["KINDS", "Loop", "OwnLoop", "PythonLoop", "Training", "loop_of", "usual_kind"]
 
 KINDS = ("cpu", "python", "gpu")
 
@@ -101,6 +101,11 @@ class OwnLoop:
         self._function()
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
+
+
+def usual_kind() -> str:
+    """Return the kind of training that this machine is for."""
+    return "gpu" if torch.cuda.is_available() else "cpu"
 
 
 def loop_of(kind: str) -> Loop:

@@ -7,7 +7,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import partial
 from types import TracebackType
@@ -24,8 +24,9 @@ from asyncsave.bench.rounds import interleave, save_beside
 from asyncsave.bench.savers import SAVERS, Saver, discard
 from asyncsave.bench.spread import Spread
 from asyncsave.bench.states import dtype_of, flatten, like, moved, synthetic, tensor_bytes
+from asyncsave.bench.summary import summed
 from asyncsave.bench.sweeps import sweep
-from asyncsave.bench.timeline import Timeline, Toll, tolls
+from asyncsave.bench.timeline import Timeline, tolls
 from asyncsave.bench.verdict import decide
 from asyncsave.errors import SaveError
 from asyncsave.staging.headroom import headroom
@@ -107,7 +108,14 @@ class Session:
             },
             "disk": self._raw,
             "modes": {
-                mode: self._mode(promise, taken[mode], timelines[-1]) | first[mode]
+                mode: summed(
+                    taken[mode],
+                    timelines[-1],
+                    promise=promise,
+                    nbytes=self._nbytes,
+                    disk_mb_s=self._raw["write_mb_s"],
+                )
+                | first[mode]
                 for mode, (promise, timelines) in found.items()
             },
             "sweeps": self._sweeps(done) if self._plan.sweeps else None,
@@ -201,22 +209,6 @@ class Session:
             discard(self._path(mode))
         return {mode: (promises[mode], found[mode]) for mode in found}
 
-    def _mode(self, promise: str, taken: Sequence[Toll], last: Timeline) -> dict[str, Any]:
-        durable = statistics.median(toll.durable for toll in taken)
-        beside = [toll.inflation for toll in taken if toll.busy]
-        rate = self._nbytes / durable / 1e6
-        return {
-            "promise": promise,
-            "stall_ms": Spread.of([toll.stall for toll in taken]).as_json(1e3),
-            "cost_ms": Spread.of([toll.cost for toll in taken]).as_json(1e3),
-            "durable_s": durable,
-            "durable_mb_s": rate,
-            "share_of_disk": rate / self._raw["write_mb_s"],
-            "inflation": statistics.median(beside) if beside else None,
-            "phases": _phases(taken),
-            "timeline": _from_zero(last, taken[-1].quiet),
-        }
-
     def _sweeps(self, done: Callable[[], object]) -> dict[str, Any]:
         nbytes = min(self._nbytes, len(self._memory.view))
         return sweep(self._folder, nbytes, self._plan.dtype, self._memory, self._plan.modes, done)
@@ -229,27 +221,6 @@ def measure(plan: Plan, done: Callable[[], object] = lambda: None) -> dict[str, 
     """
     with Session(plan) as session:
         return session.run(done)
-
-
-def _phases(taken: Sequence[Toll]) -> dict[str, float]:
-    """Return the median milliseconds per phase; where phases are not known, the whole is one."""
-    names = list(taken[0].phases)
-    if not names:
-        return {"save": 1e3 * statistics.median(toll.durable for toll in taken)}
-    medians: Mapping[str, float] = {
-        name: 1e3 * statistics.median(toll.phases.get(name, 0.0) for toll in taken) for name in names
-    }
-    return {name: ms for name, ms in medians.items() if name != "total"}
-
-
-def _from_zero(timeline: Timeline, quiet: float) -> dict[str, Any]:
-    """Return a timeline in seconds from its first step on."""
-    zero = timeline.steps[0].began
-    return {
-        "quiet_ms": 1e3 * quiet,
-        "steps": [[step.began - zero, step.ended - zero] for step in timeline.steps],
-        "saves": [[save.called - zero, save.returned - zero, save.completed - zero] for save in timeline.saves],
-    }
 
 
 def _seconds(work: Callable[[], object]) -> float:

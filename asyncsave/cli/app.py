@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 import asyncsave
+from asyncsave.cli.bench import bench
+from asyncsave.cli.doctor import doctor
 
 __all__ = ["app"]
 
@@ -33,3 +35,7 @@ def root(
     ] = False,
 ) -> None:
     """Measure whether background saving helps, and look inside checkpoints."""
+
+
+app.command("bench")(bench)
+app.command("doctor")(doctor)
