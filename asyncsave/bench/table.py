@@ -9,6 +9,7 @@ __all__ = ["told"]
 
 _MISSING = "-"
 _PHASES = ("wait", "capture", "stage", "queue", "seal", "write", "sync")
+_PLACES = ((100, 0), (10, 1), (1, 2))
 
 Rows = list[tuple[str, ...]]
 
@@ -101,10 +102,11 @@ def _table(title: str, heads: Sequence[str], rows: Rows) -> str:
 
 
 def _ms(value: float | None) -> str:
-    """Write milliseconds in three digits."""
+    """Write milliseconds in at most five columns, up to a minute."""
     if value is None:
         return _MISSING
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"  # noqa: PLR2004 - three digits
+    places = next((places for limit, places in _PLACES if abs(value) >= limit), 3)
+    return f"{value:.{places}f}"
 
 
 def _interval(mode: Mapping[str, Any]) -> str:

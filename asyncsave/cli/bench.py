@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-import sys
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -20,8 +16,6 @@ from asyncsave.storage.system import System
 from asyncsave.storage.target import resolve
 
 __all__ = ["bench", "bench_fresh"]
-
-_TERMINATED = 143
 
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="A folder on the disk to save to.", show_default=False)]
 Size = Annotated[str, typer.Option(help="Bytes of the state: 4MB, 1.5GiB.")]
@@ -90,36 +84,21 @@ def bench(
 
 def bench_fresh(terminal: Terminal, plan: Plan, *, dry_run: bool = False) -> dict[str, Any] | None:
     """Measure, with an estimate first and a bar; return what was found, None after a dry run."""
-    with _cleaned_up():
-        terminal.note("preparing: torch, the state, a look at the disk ...")
-        from asyncsave.bench.session import Session
+    terminal.note("preparing: torch, the state, a look at the disk ...")
+    from asyncsave.bench.session import Session
 
-        with Session(plan) as session:
-            foretold = session.estimate
-            terminal.note(
-                f"{foretold.saves} saves of each of {len(plan.modes)} modes in {plan.folder}: about "
-                f"{duration(foretold.seconds)}, {size(foretold.written)} written, {size(foretold.disk)} of disk and "
-                f"{size(foretold.memory)} of memory at once; nothing is left behind"
-            )
-            if dry_run:
-                terminal.document({"estimate": foretold.as_json()})
-                return None
-            with terminal.bar("measuring", session.units, unit="saves") as advance:
-                return session.run(lambda: advance(1))
-
-
-@contextlib.contextmanager
-def _cleaned_up() -> Iterator[None]:
-    """Have SIGTERM end the block as Ctrl-C does, with everything removed."""
-
-    def leave(*_: object) -> None:
-        sys.exit(_TERMINATED)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with Session(plan) as session:
+        foretold = session.estimate
+        terminal.note(
+            f"{foretold.saves} saves of each of {len(plan.modes)} modes in {plan.folder}: about "
+            f"{duration(foretold.seconds)}, {size(foretold.written)} written, {size(foretold.disk)} of disk and "
+            f"{size(foretold.memory)} of memory at once; nothing is left behind"
+        )
+        if dry_run:
+            terminal.document({"estimate": foretold.as_json()})
+            return None
+        with terminal.bar("measuring", session.units, unit="saves") as advance:
+            return session.run(lambda: advance(1))
 
 
 def _usual_step() -> str:
