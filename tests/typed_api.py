@@ -135,6 +135,8 @@ def runs() -> None:
         assert_type(manager.load("best", part="ema", map_location="cpu"), Any)
         assert_type(manager.export(3, "model.pt", part="model", format="torch"), asyncsave.SaveResult)
         assert_type(manager.clean(dry_run=True), list[str])
+        assert_type(manager.prune(keep, dry_run=True), list[asyncsave.Verdict])
+        manager.prune(3)  # type: ignore[arg-type]
         assert_type((manager.path, manager.version), tuple[str, str])
         assert_type(manager.pin(3), None)
         assert_type(manager.unpin(3), None)
@@ -158,6 +160,15 @@ def loading(file: BinaryIO) -> None:
     for problem in report.problems:
         assert_type(problem, asyncsave.Problem)
         assert_type(problem.record, str | None)
+    contents = asyncsave.inspect(path)
+    assert_type(contents, asyncsave.Contents)
+    assert_type(contents.tensors, tuple[asyncsave.SavedTensor, ...])
+    assert_type(contents.records, tuple[asyncsave.SavedRecord, ...])
+    assert_type(contents.values, tuple[asyncsave.SavedValue, ...])
+    assert_type(contents.ties, tuple[tuple[str, ...], ...])
+    assert_type(contents.versions, asyncsave.Versions)
+    assert_type(contents.weights_only, asyncsave.WeightsOnly)
+    assert_type(contents.weights_only.ok, bool)
     asyncsave.load("f.pt", "cpu", False)  # type: ignore[call-arg]  # noqa: FBT003
 
 
@@ -188,4 +199,4 @@ def profiling() -> None:
         assert_type(report.step(), None)
     assert_type(report.document(), dict[str, Any])
     asyncsave.profile(show=False)
-    asyncsave.profile(False)  # type: ignore[call-arg]
+    asyncsave.profile(show=3)  # type: ignore[arg-type]

@@ -19,7 +19,8 @@ _STATUS = "/proc/self/status"
 class Footprint:
     """Counts from its making on. Only Linux can be asked for a peak anew.
 
-    Memory of child processes counts where no other process has it too: an arena that is shared counts here once.
+    Memory of child processes counts where no other process has it too: an arena that is shared counts here once. It is
+    what they have in the end, for nobody can ask the kernel for the peak of another process anew.
     """
 
     def __init__(self) -> None:
@@ -27,13 +28,15 @@ class Footprint:
         with contextlib.suppress(AttributeError, OSError):
             # What the C library keeps of freed memory would be taken first, and not be seen.
             ctypes.CDLL(None).malloc_trim(0)
+        self._children = {child: _own(child) for child in psutil.Process().children()}
         self._before = self._reset()
 
     def peak(self) -> int | None:
         """Return the most bytes that were held at once since then, above those of then; None if it cannot be told."""
         if self._before is None:
             return None
-        return max(0, _status("VmHWM") - self._before) + sum(map(_own, psutil.Process().children()))
+        more = (_own(child) - self._children.get(child, 0) for child in psutil.Process().children())
+        return max(0, _status("VmHWM") - self._before) + sum(max(0, one) for one in more)
 
     @staticmethod
     def _reset() -> int | None:

@@ -92,13 +92,23 @@ class OwnLoop:
                 found = getattr(found, part)
         except (ImportError, AttributeError, ValueError) as error:
             raise OptionError(f"there is no step {name!r} (module:function): {error}") from error
+        except (Exception, SystemExit) as error:  # a script that is no module: it runs, and ends, when it is imported
+            raise OptionError(f"{module!r} cannot be imported: {type(error).__name__}: {error}") from error
         if not callable(found):
             raise OptionError(f"{name!r} is no function, but {found!r}")
+        self._name = name
         self._function: Callable[[], object] = found
 
     def step(self) -> None:
-        """Call it; wait for the accelerator, if there is one in use."""
-        self._function()
+        """Call it; wait for the accelerator, if there is one in use.
+
+        Raises:
+            OptionError: It has failed.
+        """
+        try:
+            self._function()
+        except Exception as error:
+            raise OptionError(f"the step {self._name!r} has failed: {type(error).__name__}: {error}") from error
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
 

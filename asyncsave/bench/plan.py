@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from asyncsave.bench.grid import MOST_PROBED, START_S, Grid, grid
+from asyncsave.bench.units import seconds
 from asyncsave.errors import OptionError
-from asyncsave.options import at_least
+from asyncsave.options import above_zero, at_least
 
-__all__ = ["ALL_MODES", "LEAST_SAVES", "Estimate", "Plan", "estimate"]
+__all__ = ["ALL_MODES", "LEAST_SAVES", "PROBES", "Estimate", "Needs", "Plan", "estimate"]
 
 ALL_MODES = ("torch.save", "torch.save+fsync", "naive-thread", "aiofiles", "thread", "process")
 LEAST_SAVES = 6
 """Fewer give no interval (:func:`asyncsave.bench.spread.median_interval`)."""
 
+PROBES = 3
+"""Raw writes that tell the disk's rate."""
+
+_ASIDE = 3
+"""Saves of each mode that do not count: a cold one, a warm one, and the turn that is dropped."""
 _IN_MEMORY = {"torch.save": 0, "torch.save+fsync": 0, "naive-thread": 1, "aiofiles": 2, "thread": 2, "process": 2}
 _ON_DISK = {"thread": 3, "process": 3}
 """Copies of the state that each mode holds at once: the file, a temporary one, and a spare."""
@@ -33,7 +40,7 @@ class Plan:
         modes: Which ways of saving, of ``ALL_MODES``.
         sweeps: Whether to measure also what the plots of size, tensor count, threads and blocks show.
         seconds: How long it may take; there are fewer saves if need be.
-        written: How many bytes it may write.
+        written: How many bytes it may write, what the preparation writes included.
     """
 
     folder: str
@@ -57,9 +64,64 @@ class Plan:
         at_least("nbytes", self.nbytes, 1)
         at_least("tensors", self.tensors, 1)
         at_least("saves", self.saves, 1)
+        at_least("written", self.written, 1)
+        above_zero("seconds", self.seconds)
         unknown = [mode for mode in self.modes if mode not in ALL_MODES]
         if unknown or not self.modes or len(set(self.modes)) != len(self.modes):
             raise OptionError(f"modes must be some of {', '.join(ALL_MODES)}, each once, not {', '.join(self.modes)}")
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a plan needs for a state of some size, known without a measurement.
+
+    Args:
+        plan: What is to be measured.
+        nbytes: Bytes of the state.
+
+    Attributes:
+        disk: Bytes on the disk at once.
+        memory: Bytes in memory at once, above the state itself.
+        points: What the sweeps measure; None: there are none.
+    """
+
+    plan: Plan
+    nbytes: int
+
+    @property
+    def disk(self) -> int:
+        """Every mode's files lie beside one another, for they take turns."""
+        return self.nbytes * sum(_ON_DISK.get(mode, 1) for mode in self.plan.modes)
+
+    @property
+    def memory(self) -> int:
+        """What all modes hold together, or one of them and what is read back to be compared; and the probe's pages."""
+        held = [_IN_MEMORY[mode] for mode in self.plan.modes]
+        return self.nbytes * max(sum(held), max(held) + 1) + min(self.nbytes, MOST_PROBED)
+
+    @property
+    def points(self) -> Grid | None:
+        """They depend on the size, and on which modes there are."""
+        return grid(self.nbytes, self.plan.modes) if self.plan.sweeps else None
+
+    def written(self, saves: int) -> int:
+        """Return the bytes that are written in all if so many saves of each mode count."""
+        prepared = self.nbytes + PROBES * min(self.nbytes, MOST_PROBED)
+        points = self.points
+        swept = points.written if points else 0
+        return prepared + self.nbytes * len(self.plan.modes) * (saves + _ASIDE) + swept
+
+    def check(self) -> None:
+        """See that the least there is to write may be written.
+
+        Raises:
+            OptionError: It may not.
+        """
+        if self.written(1) > self.plan.written:
+            raise OptionError(
+                f"this would write {self.written(1):,} bytes at least, and {self.plan.written:,} are allowed: take a "
+                "smaller state, fewer modes, or a higher limit"
+            )
 
 
 @dataclass(frozen=True)
@@ -68,7 +130,7 @@ class Estimate:
 
     Attributes:
         seconds: How long it will be.
-        written: Bytes that it writes in all.
+        written: Bytes that it writes in all, those of the preparation included.
         disk: Bytes that it needs on the disk at once.
         memory: Bytes that it needs in memory at once, above the state itself.
         saves: How many saves of each mode it can do within the plan's limits.
@@ -103,34 +165,23 @@ def estimate(plan: Plan, nbytes: int, *, step: float, quiet_steps: int, save: fl
         disk: The disk's rate in bytes per second.
 
     Raises:
-        OptionError: Not even one save of each mode, besides the two that do not count, is within the limits.
+        OptionError: Not even one save of each mode, besides those that do not count, is within the limits.
     """
+    needs = Needs(plan, nbytes)
+    needs.check()
     flushed = nbytes / disk
     each = {"thread": flushed, "process": flushed}
     # Before each save comes a sync of all that the one before left; after it the step that it ended in goes on.
+    starts = 2 * sum(START_S.get(mode, 0.0) for mode in plan.modes)
     turn = sum(each.get(mode, save + flushed) + flushed + (2 * quiet_steps + 1) * step for mode in plan.modes)
-    in_turn = nbytes * len(plan.modes)
-    aside = 2  # the first save of each mode, and the turn that is dropped
-    extra = sweeps_take(nbytes, save, flushed) if plan.sweeps else (0.0, 0)
-    saves = min(
-        plan.saves,
-        int((plan.seconds - extra[0]) / turn) - aside,
-        (plan.written - extra[1]) // in_turn - aside,
-    )
-    if saves < 1:
+    aside = starts + (needs.points.seconds(save / nbytes, disk) if needs.points else 0.0)
+    in_time = min(float(plan.saves), (plan.seconds - aside) / turn - _ASIDE)  # a float: there may be no limit at all
+    in_bytes = (plan.written - needs.written(0)) // (nbytes * len(plan.modes))
+    saves = min(int(in_time), in_bytes)
+    if in_time < 1:
+        least = (1 + _ASIDE) * turn + aside
         raise OptionError(
-            f"this would take {(aside + 1) * turn + extra[0]:,.0f} s and write {(aside + 1) * in_turn + extra[1]:,} "
-            "bytes at least: take a smaller state, fewer modes, or a higher limit"
+            f"this would take {seconds(least)} at least, and {seconds(plan.seconds)} are allowed: take a smaller "
+            "state, fewer modes, or a higher limit"
         )
-    return Estimate(
-        (saves + aside) * turn + extra[0],
-        (saves + aside) * in_turn + extra[1],
-        nbytes * sum(_ON_DISK.get(mode, 1) for mode in plan.modes),
-        nbytes * sum(_IN_MEMORY[mode] for mode in plan.modes),
-        saves,
-    )
-
-
-def sweeps_take(nbytes: int, save: float, flushed: float) -> tuple[float, int]:
-    """Return the seconds and the bytes of the sweeps: sizes, counts of tensors, threads with blocks."""
-    return 16 * (save + 2 * flushed) + 20 * flushed, 16 * 3 * nbytes + 20 * nbytes
+    return Estimate((saves + _ASIDE) * turn + aside, needs.written(saves), needs.disk, needs.memory, saves)

@@ -10,7 +10,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -23,6 +23,7 @@ THREADS = 2
 BLOCK = 16 << 20
 """Bytes of one write or read."""
 _PAGE = 4096
+_NOISE = 1 << 20
 
 Item = TypeVar("Item")
 
@@ -71,6 +72,8 @@ class RawDisk:
     def write(self, name: str, nbytes: int) -> WriteTimes:
         """Write a new file of ``nbytes``, rounded up to whole pages, and flush it and its folder.
 
+        A file is no larger than the memory that it is written from. One that fails is removed.
+
         Raises:
             OSError: The disk is full, or whatever else it has to say.
         """
@@ -86,6 +89,9 @@ class RawDisk:
             self._system.fsync(fd)
             self._sync_folder()
             synced = time.perf_counter()
+        except BaseException:
+            self.remove(name)
+            raise
         finally:
             self._system.close(fd)
         return WriteTimes(allocated - began, written - allocated, synced - written)
@@ -142,17 +148,22 @@ def warm_pages(nbytes: int) -> Pages:
     """
     pages = Pages(-(-nbytes // _PAGE) * _PAGE)
     pages.touch(0, len(pages.view))
-    for offset in range(0, len(pages.view), _PAGE):  # what no system call has touched, and no two pages alike
+    noise = os.urandom(_NOISE)  # a disk that compresses gains nothing
+    for offset in range(0, len(pages.view), _NOISE):
+        room = pages.view[offset : offset + _NOISE]
+        room[:] = noise[: len(room)]
+    for offset in range(0, len(pages.view), _PAGE):  # and no two pages alike
         pages.view[offset : offset + 8] = (offset | 1).to_bytes(8, "little")
     return pages
 
 
 def takes_direct(folder: str | os.PathLike[str]) -> bool:
     """Say whether the file system of a folder takes ``O_DIRECT``."""
-    system, name = System(), f".asyncsave-direct-{os.getpid()}"
-    path = os.path.join(os.fspath(folder), name)
+    system = System()
+    path = os.path.join(os.fspath(folder), f".asyncsave-{system.token()}.direct")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        fd = system.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_DIRECT", 0), 0o600)
+        fd = system.open(path, flags | getattr(os, "O_DIRECT", 0), 0o600)
     except OSError:
         return False
     else:
@@ -178,5 +189,13 @@ def share(
         for item in queue:
             work(item)
 
-    for done in [pool.submit(drain) for _ in range(threads)]:
+    running = [pool.submit(drain) for _ in range(threads)]
+    try:
+        wait(running)  # all: who works on is not left with a descriptor that the caller closes
+    except BaseException:  # Ctrl-C: what has been begun is finished, and no more
+        for _ in queue:
+            pass
+        wait(running)
+        raise
+    for done in running:
         done.result()

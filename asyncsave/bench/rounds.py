@@ -1,7 +1,8 @@
 """Interleaved rounds: the ways of saving take turns, so that what changes from minute to minute changes for all.
 
 A disk and a few cores that others use too are never the same for long. So no way of saving runs all its saves before
-the next one begins, but in turns, A B C, B C A, C A B. The first turn is dropped; differences are taken within a turn.
+the next one begins, but in turns, A B C, C B A, B C A, A C B: none is always first, none always after the same one. The
+first turn is dropped; differences are taken within a turn.
 """
 
 from __future__ import annotations
@@ -37,15 +38,20 @@ def interleave(
     results: dict[str, list[Result]] = {name: [] for name in runs}
     for turn in range(rounds + 1):
         gc.collect()
-        names = list(runs)
-        start = turn % len(names)  # nobody always comes after the same one
-        for name in names[start:] + names[:start]:
+        for name in _order(list(runs), turn):
             os.sync()  # what the one before left in the page cache is not this one's to pay for
             result = runs[name]()
             if turn > 0:
                 results[name].append(result)
             done()
     return results
+
+
+def _order(names: list[str], turn: int) -> list[str]:
+    """Return who comes when in a turn: every second turn goes back over the one before, then another begins."""
+    start = turn // 2 % len(names)
+    order = names[start:] + names[:start]
+    return order[::-1] if turn % 2 else order
 
 
 def save_beside(saver: Saver, state: State, path: str, loop: Loop, quiet_steps: int = QUIET_STEPS) -> Timeline:

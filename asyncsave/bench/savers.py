@@ -14,8 +14,9 @@ import io
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from typing import Any, Literal, Protocol
 
 import aiofiles
@@ -23,12 +24,13 @@ import torch
 
 from asyncsave.bench.states import State, same_tensors
 from asyncsave.bench.timeline import SaveMark
+from asyncsave.errors import SaveError
 from asyncsave.handle import SaveHandle
 from asyncsave.storage.system import System
 from asyncsave.verification import verify
 from asyncsave.writer import Writer
 
-__all__ = ["SAVERS", "Aiofiles", "AsyncSave", "NaiveThread", "Saver", "Saving", "TorchSave", "discard"]
+__all__ = ["SAVERS", "Aiofiles", "AsyncSave", "NaiveThread", "Promise", "Saver", "Saving", "TorchSave", "discard"]
 
 Promise = Literal["file + folder", "file", "page cache"]
 _system = System()
@@ -123,8 +125,12 @@ class AsyncSave:
     def __init__(self, backend: Literal["thread", "process"], state: State | None = None) -> None:
         self.name: str = backend
         self.writer = Writer(backend=backend)
-        if state is not None:
-            self.writer.warmup(state)
+        try:
+            if state is not None:
+                self.writer.warmup(state)
+        except BaseException:
+            self.writer.close()
+            raise
 
     def save(self, state: State, path: str) -> Saving:
         """Stage in the caller's thread, write in the background."""
@@ -170,7 +176,7 @@ class NaiveThread:
 
     def save(self, state: State, path: str) -> Saving:
         """Copy in the caller's thread, save in the other."""
-        return Saving.start(lambda: self._pool.submit(_torch_save, copy.deepcopy(state), path, fsync=True))
+        return Saving.start(lambda: self._save(state, path))
 
     def check(self, state: State, path: str) -> bool:
         """Load by ``torch.load``."""
@@ -179,6 +185,11 @@ class NaiveThread:
     def close(self) -> None:
         """End the thread."""
         self._pool.shutdown()
+
+    def _save(self, state: State, path: str) -> Future[Any]:
+        with _failing_at(path):  # some tensors cannot be copied deeply
+            copied = copy.deepcopy(state)
+        return self._pool.submit(_torch_save, copied, path, fsync=True)
 
 
 class Aiofiles:
@@ -189,6 +200,7 @@ class Aiofiles:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._saves: set[Future[Any]] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, name="asyncsave-bench-aiofiles")
         self._thread.start()
 
@@ -201,7 +213,8 @@ class Aiofiles:
         return _loads_as(state, path)
 
     def close(self) -> None:
-        """End the event loop, with its threads, and its thread."""
+        """End the event loop, with its threads, and its thread; what is being written is finished first."""
+        wait_for(self._saves)
         asyncio.run_coroutine_threadsafe(self._loop.shutdown_default_executor(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -210,7 +223,9 @@ class Aiofiles:
     def _save(self, state: State, path: str) -> Future[Any]:
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        return asyncio.run_coroutine_threadsafe(_write(buffer, path), self._loop)
+        future = asyncio.run_coroutine_threadsafe(_write(buffer, path), self._loop)
+        self._saves = {save for save in self._saves if not save.done()} | {future}
+        return future
 
 
 SAVERS: Mapping[str, Callable[[State | None], Saver]] = {
@@ -232,16 +247,28 @@ def discard(path: str) -> None:
 
 
 def _torch_save(state: State, path: str, *, fsync: bool) -> None:
-    torch.save(state, path)
-    if fsync:
-        _sync(path)
+    with _failing_at(path):
+        torch.save(state, path)
+        if fsync:
+            _sync(path)
 
 
 async def _write(buffer: io.BytesIO, path: str) -> None:
-    async with aiofiles.open(path, "wb") as file:
-        await file.write(buffer.getbuffer())
-        await file.flush()
-        await asyncio.to_thread(_system.fsync, file.fileno())
+    with _failing_at(path):
+        async with aiofiles.open(path, "wb") as file:
+            await file.write(buffer.getbuffer())
+            await file.flush()
+            await asyncio.to_thread(_system.fsync, file.fileno())
+
+
+@contextlib.contextmanager
+def _failing_at(path: str) -> Iterator[None]:
+    """Name the file that could not be written: where the disk is full, torch says no more than "unexpected pos"."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else OSError(None, f"{type(error).__name__}: {error}")
+        raise SaveError.of(cause, path=path, phase="write", outcome="incomplete") from error
 
 
 def _sync(path: str, flags: int = 0) -> None:

@@ -16,14 +16,15 @@ from typing import Any
 import torch
 
 from asyncsave.bench.footprint import Footprint
+from asyncsave.bench.grid import MOST_PROBED
 from asyncsave.bench.loops import loop_of
 from asyncsave.bench.machine import describe
-from asyncsave.bench.plan import Estimate, Plan, estimate
+from asyncsave.bench.plan import PROBES, Estimate, Needs, Plan, estimate
 from asyncsave.bench.probes import RawDisk, warm_pages
 from asyncsave.bench.rounds import interleave, save_beside
 from asyncsave.bench.savers import SAVERS, Saver, discard
 from asyncsave.bench.spread import Spread
-from asyncsave.bench.states import dtype_of, flatten, like, moved, synthetic, tensor_bytes
+from asyncsave.bench.states import State, dtype_of, flatten, like, moved, saved_bytes, synthetic
 from asyncsave.bench.summary import summed
 from asyncsave.bench.sweeps import sweep
 from asyncsave.bench.timeline import Timeline, tolls
@@ -33,10 +34,10 @@ from asyncsave.staging.headroom import headroom
 
 __all__ = ["Session", "measure"]
 
-_PROBES = 3
-_MOST_PROBED = 1 << 30
 _QUIET_STEPS = 6
 _PREFIX = "asyncsave-bench-"
+_PART = 256_000_000
+"""Bytes of a trial save."""
 
 
 class Session:
@@ -80,21 +81,25 @@ class Session:
 
     @property
     def units(self) -> int:
-        """How often :meth:`run` calls ``done``, without the sweeps."""
-        return (self.estimate.saves + 2) * len(self._plan.modes)
+        """How often :meth:`run` calls ``done``."""
+        return (self.estimate.saves + 2) * len(self._plan.modes) + len(self._needs.points or ())
 
     def run(self, done: Callable[[], object] = lambda: None) -> dict[str, Any]:
         """Measure; return what ``bench --json`` shows (docs/cli.md).
 
         Args:
-            done: Called after every save.
+            done: Called after every save, and every point of the sweeps.
+
+        Raises:
+            SaveError: The disk is full, or whatever else it has to say.
+            OptionError: The user's own step has failed.
         """
         first = {mode: self._first(mode, done) for mode in self._plan.modes}
         found = self._race(done)
         taken = {mode: [tolls(one)[0] for one in timelines] for mode, (_, timelines) in found.items()}
         verdict = decide({mode: [toll.cost for toll in of] for mode, of in taken.items()})
         return {
-            "machine": describe(self._plan.folder, direct=self._disk.direct, gpu=self._gpu),
+            "machine": self._machine,
             "state": {
                 "source": self._plan.like or "synthetic",
                 "nbytes": self._nbytes,
@@ -118,38 +123,51 @@ class Session:
                 | first[mode]
                 for mode, (promise, timelines) in found.items()
             },
-            "sweeps": self._sweeps(done) if self._plan.sweeps else None,
+            "sweeps": self._sweeps(done),
             "verdict": verdict.as_json() if verdict else None,
         }
 
     def _prepare(self) -> None:
         plan = self._plan
         self._loop = loop_of(plan.step)
+        folder = os.path.abspath(plan.folder)
+        try:
+            made = tempfile.TemporaryDirectory(prefix=_PREFIX, dir=folder, ignore_cleanup_errors=True)
+        except OSError as error:
+            raise SaveError.of(error, path=folder, phase="target") from error
+        self._folder = self._stack.enter_context(made)
+        expected = plan.nbytes if plan.like is None else _file_bytes(plan.like)
+        self._require(Needs(plan, expected), expected)
         self._state = synthetic(plan.nbytes, plan.tensors, plan.dtype) if plan.like is None else like(plan.like)
         self._gpu = torch.cuda.get_device_name() if plan.step == "gpu" else None
         if self._gpu is not None:
             self._state = moved(self._state, "cuda")
-        self._nbytes = tensor_bytes(self._state)
+        self._nbytes = saved_bytes(self._state)
+        self._needs = Needs(plan, self._nbytes)
+        self._require(self._needs)
         try:
-            made = tempfile.TemporaryDirectory(prefix=_PREFIX, dir=plan.folder, ignore_cleanup_errors=True)
+            self._memory = self._stack.enter_context(closing(warm_pages(min(self._nbytes, MOST_PROBED))))
         except OSError as error:
-            raise SaveError.of(error, path=plan.folder, phase="target") from error
-        self._folder = self._stack.enter_context(made)
-        self._require("on the disk", 3 * self._nbytes, shutil.disk_usage(self._folder).free)
-        self._require("in memory", self._nbytes, headroom())
-        self._memory = warm_pages(min(self._nbytes, _MOST_PROBED))
+            raise SaveError.of(error, path=folder, phase="target") from error
         self._disk = self._stack.enter_context(closing(RawDisk(self._folder, self._memory)))
+        self._machine = describe(folder, direct=self._disk.direct, gpu=self._gpu)
         self._raw = self._probe()
         step = statistics.median([_seconds(self._loop.step) for _ in range(5)][2:])
-        save = _seconds(lambda: SAVERS["torch.save"](None).save(self._state, self._path("torch.save")))
+        part = _part(self._state)
+        save = _seconds(lambda: SAVERS["torch.save"](None).save(part, self._path("torch.save")))
+        save *= self._nbytes / max(1, saved_bytes(part))
         discard(self._path("torch.save"))
         self.estimate = estimate(
             plan, self._nbytes, step=step, quiet_steps=_QUIET_STEPS, save=save, disk=self._raw["write_mb_s"] * 1e6
         )
-        self._require("on the disk", self.estimate.disk, shutil.disk_usage(self._folder).free)
-        self._require("in memory", self.estimate.memory, headroom())
 
-    def _require(self, where: str, wanted: int, free: int) -> None:
+    def _require(self, needs: Needs, state: int = 0) -> None:
+        """See that there is enough of everything, before any of it is taken; ``state`` is what that will take."""
+        self._enough("on the disk", needs.disk, shutil.disk_usage(self._folder).free)
+        self._enough("in memory", needs.memory + state, headroom())
+        needs.check()
+
+    def _enough(self, where: str, wanted: int, free: int) -> None:
         if wanted > free:
             message = (
                 f"cannot measure in {self._plan.folder!r}: that needs {wanted:,} bytes {where}, there are {free:,}. "
@@ -165,7 +183,7 @@ class Session:
         writes, reads = [], []
         nbytes = len(self._memory.view)
         try:
-            for _ in range(_PROBES):
+            for _ in range(PROBES):
                 writes.append(self._disk.write("probe", nbytes))
                 reads.append(self._disk.read("probe"))
                 self._disk.remove("probe")
@@ -209,9 +227,9 @@ class Session:
             discard(self._path(mode))
         return {mode: (promises[mode], found[mode]) for mode in found}
 
-    def _sweeps(self, done: Callable[[], object]) -> dict[str, Any]:
-        nbytes = min(self._nbytes, len(self._memory.view))
-        return sweep(self._folder, nbytes, self._plan.dtype, self._memory, self._plan.modes, done)
+    def _sweeps(self, done: Callable[[], object]) -> dict[str, Any] | None:
+        points = self._needs.points
+        return sweep(self._folder, points, self._plan.dtype, self._memory, done) if points else None
 
 
 def measure(plan: Plan, done: Callable[[], object] = lambda: None) -> dict[str, Any]:
@@ -221,6 +239,26 @@ def measure(plan: Plan, done: Callable[[], object] = lambda: None) -> dict[str, 
     """
     with Session(plan) as session:
         return session.run(done)
+
+
+def _file_bytes(path: str) -> int:
+    """Return about how large the state of a checkpoint is; 0 for one that loading will complain of."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0
+
+
+def _part(state: State) -> State:
+    """Return so many tensors of a state that a save of them tells the rate, and does not take minutes."""
+    part: State = {}
+    nbytes = 0
+    for name, tensor in flatten(state).items():
+        part[name] = tensor
+        nbytes += saved_bytes({name: tensor})
+        if nbytes >= _PART:
+            break
+    return part
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 __all__ = ["Spread", "median_interval"]
 
-_CONFIDENCE = 0.95
+_DOUBT = 20
+"""An interval may miss what it is to hold once in so many times."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,13 @@ def median_interval(samples: Sequence[float]) -> tuple[float, float] | None:
     edition, 3.2).
     """
     ordered, n = sorted(samples), len(samples)
-    below, outside = 0.0, -1
+    ways, below, outside = 1, 0, -1  # in whole numbers: of 2**n ways that n tosses can end, so many
     for heads in range(n // 2):
-        below += math.comb(n, heads) / 2**n
-        if 2 * below > 1 - _CONFIDENCE:
+        below += ways
+        if 2 * below * _DOUBT > 1 << n:
             break
         outside = heads
+        ways = ways * (n - heads) // (heads + 1)
     return None if outside < 0 else (ordered[outside], ordered[n - 1 - outside])
 
 

@@ -10,7 +10,18 @@ import torch
 from asyncsave.errors import OptionError
 from asyncsave.loading import load
 
-__all__ = ["DTYPES", "State", "dtype_of", "flatten", "like", "moved", "same_tensors", "synthetic", "tensor_bytes"]
+__all__ = [
+    "DTYPES",
+    "State",
+    "dtype_of",
+    "flatten",
+    "like",
+    "moved",
+    "same_tensors",
+    "saved_bytes",
+    "synthetic",
+    "tensor_bytes",
+]
 
 State = dict[str, Any]
 
@@ -52,12 +63,16 @@ def like(path: str) -> State:
 
     Raises:
         LoadError: It cannot be loaded.
-        OptionError: There is no tensor in it.
+        OptionError: There is no tensor in it, or none with values.
     """
     found = load(path, "cpu")
     state = found if isinstance(found, dict) else {"state": found}
-    if not flatten(state):
-        raise OptionError(f"{path!r} holds no tensors: there is nothing to measure")
+    try:
+        nbytes = saved_bytes(state)
+    except RecursionError:
+        raise OptionError(f"{path!r} is nested too deep, or holds itself: it cannot be measured") from None
+    if not nbytes:
+        raise OptionError(f"{path!r} holds no tensors with values: there is nothing to measure")
     return state
 
 
@@ -79,34 +94,63 @@ def flatten(state: Mapping[Any, Any]) -> dict[str, torch.Tensor]:
 
 def tensor_bytes(state: Mapping[Any, Any]) -> int:
     """Return the bytes of all tensors of a state, each counted as often as it is in it."""
-    return sum(tensor.nbytes for tensor in flatten(state).values())
+    return sum(part.nbytes for _, tensor in _walk("", state) for part in _parts(tensor))
+
+
+def saved_bytes(state: Mapping[Any, Any]) -> int:
+    """Return the bytes that a checkpoint of a state holds: every storage whole, and once, however many share it."""
+    storages = (part.untyped_storage() for _, tensor in _walk("", state) for part in _parts(tensor))
+    held = {storage.data_ptr(): storage.nbytes() for storage in storages if storage.device.type != "meta"}
+    return sum(held.values())
 
 
 def dtype_of(state: Mapping[Any, Any]) -> str:
     """Return the dtype of a state's tensors; ``"mixed"`` if they have several."""
-    found = {str(tensor.dtype).removeprefix("torch.") for tensor in flatten(state).values()}
+    found = {str(tensor.dtype).removeprefix("torch.") for _, tensor in _walk("", state)}
     return found.pop() if len(found) == 1 else "mixed"
 
 
 def same_tensors(left: Mapping[Any, Any], right: Mapping[Any, Any]) -> bool:
     """Say whether two states hold the same names with tensors that are equal bit by bit."""
-    ours, theirs = flatten(left), flatten(right)
-    return list(ours) == list(theirs) and all(_same(ours[name], theirs[name]) for name in ours)
+    ours, theirs = list(_walk("", left)), list(_walk("", right))
+    return [name for name, _ in ours] == [name for name, _ in theirs] and all(
+        _same(mine, yours) for (_, mine), (_, yours) in zip(ours, theirs, strict=True)
+    )
 
 
 def _same(left: torch.Tensor, right: torch.Tensor) -> bool:
-    if left.dtype != right.dtype or left.shape != right.shape:
+    if (left.dtype, left.layout, left.is_nested) != (right.dtype, right.layout, right.is_nested):
         return False
-    return left.layout != torch.strided or torch.equal(_bits(left), _bits(right))
+    if not left.is_nested and left.shape != right.shape:
+        return False
+    return left.is_meta or all(
+        torch.equal(_bits(mine), _bits(yours)) for mine, yours in zip(_parts(left), _parts(right), strict=True)
+    )
+
+
+def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """Return the strided tensors that a tensor is made of: itself, or indices and values."""
+    plain = tensor.detach()
+    if plain.is_nested:
+        return [plain.values()]
+    if plain.layout is torch.sparse_coo:
+        return [plain._indices(), plain._values()]  # noqa: SLF001 - the public ones refuse what is not coalesced
+    if plain.layout in {torch.sparse_csr, torch.sparse_bsr}:
+        return [plain.crow_indices(), plain.col_indices(), plain.values()]
+    if plain.layout in {torch.sparse_csc, torch.sparse_bsc}:
+        return [plain.ccol_indices(), plain.row_indices(), plain.values()]
+    return [plain]
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    if tensor.is_quantized:
+        tensor = tensor.int_repr()
+    return tensor.cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
 
 
 def _noise(count: int, dtype: torch.dtype) -> torch.Tensor:
     if dtype.is_floating_point:
-        return torch.empty(count, dtype=torch.float32).uniform_(-1.0, 1.0).to(dtype)
+        return torch.empty(count, dtype=dtype).uniform_(-1.0, 1.0)
     return torch.randint(-128, 128, (count,), dtype=dtype)
 
 

@@ -7,6 +7,7 @@ next steps instead. So the cost of a save is its stall, and what every step besi
 from __future__ import annotations
 
 import bisect
+import heapq
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ class SaveMark(NamedTuple):
     Attributes:
         called: When the loop asked for it.
         returned: When the loop went on.
-        completed: When it was complete, as its way of saving promises.
+        completed: When it was complete, as its way of saving promises; infinite: it never was.
         phases: Seconds per phase, as :class:`asyncsave.SaveResult` names them; empty if they are not known.
     """
 
@@ -80,7 +81,7 @@ class Toll:
     @property
     def slowdown(self) -> float:
         """The median step while the save was being written, in quiet steps; 1.0 if there was none."""
-        return statistics.median(self.busy) / self.quiet if self.busy else 1.0
+        return statistics.median(self.busy) / self.quiet if self.busy and self.quiet else 1.0
 
     @property
     def inflation(self) -> float:
@@ -88,7 +89,7 @@ class Toll:
 
         The mean, because a thread that takes the GIL for five milliseconds holds up one short step in many.
         """
-        return statistics.fmean(self.busy) / self.quiet if self.busy else 1.0
+        return statistics.fmean(self.busy) / self.quiet if self.busy and self.quiet else 1.0
 
 
 def tolls(timeline: Timeline) -> list[Toll]:
@@ -97,17 +98,17 @@ def tolls(timeline: Timeline) -> list[Toll]:
     A step belongs to the save that was being written in it, to the earliest of several; one that was running when the
     save ended counts whole. Steps without any save are quiet. With no quiet step there is nothing to compare with, and
     the cost is the stall.
+
+    Args:
+        timeline: Steps that do not overlap one another, and saves, each in any order.
     """
     saves = sorted(timeline.saves, key=lambda save: save.called)
     quiet: list[tuple[float, float]] = []
     busy: list[list[float]] = [[] for _ in saves]
-    over = 0
+    sweep = _Sweep(saves)
     for step in sorted(timeline.steps):
-        while over < len(saves) and max(saves[over].returned, saves[over].completed) <= step.began:
-            over += 1  # and so it is for all later steps
-        near = _until(saves, over, step.ended)
-        seconds = step.ended - step.began - sum(_overlap(step, save.called, save.returned) for save in near)
-        owner = next((number for number, save in enumerate(near, over) if _is_beside(step, save)), None)
+        seconds = step.ended - step.began - sweep.held(step)
+        owner = sweep.owner(step)
         if owner is None:
             quiet.append((step.ended, seconds))
         else:
@@ -123,17 +124,34 @@ def tolls(timeline: Timeline) -> list[Toll]:
     return found
 
 
-def _until(saves: list[SaveMark], first: int, moment: float) -> list[SaveMark]:
-    """Return the saves from ``first`` on that were called before a moment."""
-    last = first
-    while last < len(saves) and saves[last].called < moment:
-        last += 1
-    return saves[first:last]
+class _Sweep:
+    """Goes over the saves with the steps, forwards only: what is over for one step is over for all later ones.
 
+    Args:
+        saves: In the order of the calls.
+    """
 
-def _is_beside(step: Step, save: SaveMark) -> bool:
-    return step.began < save.completed and save.returned < step.ended
+    def __init__(self, saves: list[SaveMark]) -> None:
+        self._saves = saves
+        self._to_call = 0
+        self._calling: list[SaveMark] = []
+        self._returns = sorted(range(len(saves)), key=lambda number: saves[number].returned)
+        self._returned = 0
+        self._writing: list[int] = []  # a heap: the earliest is on top
 
+    def held(self, step: Step) -> float:
+        """Return for how many seconds of a step calls held it."""
+        while self._to_call < len(self._saves) and self._saves[self._to_call].called < step.ended:
+            self._calling.append(self._saves[self._to_call])
+            self._to_call += 1
+        self._calling = [save for save in self._calling if save.returned > step.began]
+        return sum(min(step.ended, save.returned) - max(step.began, save.called) for save in self._calling)
 
-def _overlap(step: Step, began: float, ended: float) -> float:
-    return max(0.0, min(step.ended, ended) - max(step.began, began))
+    def owner(self, step: Step) -> int | None:
+        """Return the number of the earliest save that was being written in a step, if any was."""
+        while self._returned < len(self._returns) and self._saves[self._returns[self._returned]].returned < step.ended:
+            heapq.heappush(self._writing, self._returns[self._returned])
+            self._returned += 1
+        while self._writing and self._saves[self._writing[0]].completed <= step.began:
+            heapq.heappop(self._writing)
+        return self._writing[0] if self._writing else None

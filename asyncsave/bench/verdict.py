@@ -6,11 +6,11 @@ difference (:func:`asyncsave.bench.spread.median_interval`) either has zero in i
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from asyncsave.bench.spread import Spread
+from asyncsave.bench.units import seconds as _time
 
 __all__ = ["BASELINES", "OURS", "Finding", "decide"]
 
@@ -87,6 +87,8 @@ def _better(costs: Mapping[str, Sequence[float]], ours: list[str]) -> tuple[str,
     thread, process = ours
     gain = Spread.of(_differences(costs[thread], costs[process]))
     known = _sign(gain)
+    if gain.ci95 is None:
+        return thread, ""
     if known is None:
         return thread, "; a process makes no measurable difference to a thread"
     better, more = (process, gain.median) if known else (thread, -gain.median)
@@ -119,8 +121,13 @@ def _against_durable(costs: Mapping[str, Sequence[float]], mode: str, baseline: 
     durable = "torch.save+fsync"
     if baseline == durable or durable not in costs:
         return ""
-    gain = statistics.median(_differences(costs[durable], costs[mode]))
-    return f"; {_time(abs(gain))} {'less' if gain >= 0 else 'more'} than {durable}, which is as durable"
+    gain = Spread.of(_differences(costs[durable], costs[mode]))
+    known = _sign(gain)
+    if gain.ci95 is None:
+        return ""
+    if known is None:
+        return f"; no measurable difference to {durable}, which flushes too"
+    return f"; {mode} costs {_time(abs(gain.median))} {'less' if known else 'more'} than {durable}, which flushes too"
 
 
 def _differences(left: Sequence[float], right: Sequence[float]) -> list[float]:
@@ -132,7 +139,3 @@ def _sign(spread: Spread) -> bool | None:
     if spread.ci95 is None or spread.ci95[0] <= 0 <= spread.ci95[1]:
         return None
     return spread.median > 0
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.3g} s" if abs(seconds) >= 1 else f"{seconds * 1e3:.3g} ms"

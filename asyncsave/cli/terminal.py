@@ -10,9 +10,11 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console, RenderableType
-from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.text import Text
 
+from asyncsave.cli.plain import plain
+from asyncsave.cli.streams import silence
 from asyncsave.errors import AsyncSaveError, CorruptCheckpointError, OptionError
 
 __all__ = ["FAILED", "FINDINGS", "USAGE", "Json", "Terminal", "Yes", "answering"]
@@ -36,27 +38,36 @@ class Terminal:
 
     def __init__(self, *, json: bool) -> None:
         self.json = json
-        self._out, self._err = _console(sys.stdout), _console(sys.stderr)
+        self._out, self._err = _console(sys.stdout, _Result), _console(sys.stderr, _Notes)
 
     def document(self, said: Mapping[str, Any]) -> None:
-        """Print the result for a machine; only with ``--json``."""
+        """Print the result for a machine; only with ``--json``. That its reader has left changes no exit code."""
         if self.json:
-            sys.stdout.write(_json.dumps(said, indent=2, sort_keys=True, allow_nan=False) + "\n")
+            try:
+                sys.stdout.write(_json.dumps(said, indent=2, sort_keys=True, allow_nan=False) + "\n")
+            except BrokenPipeError:
+                silence(sys.stdout)
 
     def show(self, *renderables: RenderableType) -> None:
-        """Print the result for people: text is taken as it is, without markup; not with ``--json``."""
+        """Print the result for people; not with ``--json``.
+
+        Text is taken as it is, without markup; what a terminal would interpret is escaped in every ``str``, also in
+        the cells of a table (not in a ``Text``: make none of names from files).
+        """
         if not self.json:
             for one in renderables:
                 self._out.print(one, markup=False, highlight=False, soft_wrap=isinstance(one, str))
 
     def note(self, text: str, *, style: str | None = None) -> None:
-        """Say something beside the result, on stderr."""
-        self._err.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+        """Say something beside the result, on stderr, if anybody can be told there."""
+        with contextlib.suppress(OSError):
+            self._err.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
     def complain(self, kind: str, message: str, path: str | None) -> None:
         """Say what went wrong: on stderr, and with ``--json`` as the document, too."""
         self.note(f"error: {message}", style="red")
-        self.document({"error": {"kind": kind, "message": message, "path": path}})
+        with contextlib.suppress(OSError):  # that it cannot be said, the entry point says
+            self.document({"error": {"kind": kind, "message": message, "path": path}})
 
     def confirm(self, question: str, *, yes: bool) -> None:
         """Have something agreed to, on stderr; return if it is.
@@ -69,7 +80,7 @@ class Terminal:
         if self.json or not sys.stdin.isatty():
             self.complain("UsageError", f"{question} Nobody can be asked here: say --yes", None)
             raise typer.Exit(USAGE)
-        if not typer.confirm(question, err=True):
+        if not typer.confirm(plain(question), err=True):
             self.note("nothing was done")
             raise typer.Exit(FAILED)
 
@@ -85,11 +96,10 @@ class Terminal:
         columns = [TextColumn("{task.description}", markup=False), BarColumn()]
         if unit == "bytes":
             columns += [DownloadColumn(), TransferSpeedColumn()]
-        progress = Progress(
-            *columns, TimeRemainingColumn(), console=self._err, transient=True, disable=not self._err.is_terminal
-        )
+        nobody = not self._err.file.isatty() or self._err.is_dumb_terminal
+        progress = Progress(*columns, TimeRemainingColumn(), console=self._err, transient=True, disable=nobody)
         with progress:
-            task = progress.add_task(escape(what), total=total)
+            task = progress.add_task(plain(what), total=total)
             yield lambda amount: progress.advance(task, amount)
 
     def leave(self, code: int) -> NoReturn:
@@ -122,15 +132,31 @@ def _code(error: Exception) -> int:
 
 
 class _Console(Console):
-    """A console that lets a closed pipe end the command, quietly."""
+    """A console on which nothing is interpreted that comes from a file."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Escape what a terminal would interpret, line by line."""
+        return super().render_str("\n".join(map(plain, text.split("\n"))), **options)
+
+
+class _Result(_Console):
+    """Lets a reader that has left end the command, quietly."""
 
     def on_broken_pipe(self) -> None:
         """Leave it to the entry point."""
         raise BrokenPipeError
 
 
-def _console(stream: Any) -> Console:
-    console = _Console(file=stream)
-    if not console.is_terminal:
+class _Notes(_Console):
+    """Goes on without a reader: what is said here is not the result."""
+
+    def on_broken_pipe(self) -> None:
+        """Say no more."""
+        self.quiet = True
+
+
+def _console(stream: Any, kind: type[_Console]) -> _Console:
+    console = kind(file=stream)
+    if not stream.isatty():  # whatever FORCE_COLOR says
         console.width = _UNBOUNDED
     return console
