@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import pickle
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ __all__ = [
     "one_of",
     "pickler",
     "seconds",
+    "step_number",
     "text",
     "whole_number",
     "yes_or_no",
@@ -88,6 +90,21 @@ def seconds(name: str, value: object) -> None:
     if not isinstance(value, (int, float)) or not value >= 0:
         message = f"{name} must be a number of seconds, at least 0, not {value!r}"
         raise OptionError(message)
+
+
+def step_number(step: object) -> int:
+    """Return a step's number.
+
+    Raises:
+        OptionError: It is no whole number, or negative.
+    """
+    try:
+        number = -1 if isinstance(step, bool) else operator.index(step)  # type: ignore[arg-type]
+    except TypeError:
+        number = -1
+    if not 0 <= number < 10**18:
+        raise OptionError(f"step must be a whole number, at least 0, not {step!r}")
+    return number
 
 
 def _is_above_zero(value: float) -> bool:

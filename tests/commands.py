@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 from programs import Template
 
+from asyncsave.cli.app import COMMANDS
+
 __all__ = ["Commands", "Done", "command", "documents", "on_terminal", "run"]
 
 _ROOT = str(Path(__file__).parent.parent)
@@ -76,7 +78,7 @@ class Commands:
     """Runs commands in processes that are forked from one which has all modules: many in little time."""
 
     def __init__(self) -> None:
-        self._template = Template("asyncsave.cli.app")
+        self._template = Template(*(f"asyncsave.cli.{name}" for name in COMMANDS))
 
     def run(self, *arguments: object, cwd: Path | None = None) -> Done:
         """Do what :func:`run` does."""

@@ -19,11 +19,11 @@ from asyncsave.cli import app as app_module
 
 PATIENCE = 60.0
 ROOT = Path(asyncsave.__file__).parent.parent
-COMMANDS = sorted(command.name for command in app_module.app.registered_commands)
+COMMANDS = sorted(app_module.COMMANDS)
 SCRIPT = Path(sys.executable).with_name("asyncsave")
 
 PROGRAM = """
-import os, sys, time
+import os, sys, time, types
 from asyncsave.cli import app
 from asyncsave.cli.entry import main
 from asyncsave.cli.terminal import Json, answering
@@ -31,7 +31,8 @@ from rich.table import Table
 
 {body}
 
-app.app.command("try")(attempt)
+app.COMMANDS["try"] = "attempt"
+sys.modules["asyncsave.cli.try"] = types.SimpleNamespace(attempt=attempt)
 main()
 """
 """The command line with one command more, which does what a test is about."""
@@ -61,7 +62,8 @@ def attempt(body, *arguments, line=None, **environment):
 def inside(monkeypatch, capfd):
     """Return a function that does what :func:`attempt` does, in this process."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    monkeypatch.setattr(app_module.app, "registered_commands", list(app_module.app.registered_commands))
+    monkeypatch.setattr(app_module, "COMMANDS", dict(app_module.COMMANDS))
+    monkeypatch.setitem(sys.modules, "asyncsave.cli.try", None)
 
     def run_inside(body, *arguments):
         monkeypatch.setattr(sys, "argv", ["asyncsave", "try", *arguments])

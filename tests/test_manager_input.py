@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from fractions import Fraction
 from pathlib import Path
@@ -150,6 +151,7 @@ def test_whole_numbers_of_any_type(tmp_path, step):
                 {("a",): 1}, LOOP, [[object()]], lambda: 1,
             )
         ],
+        ("metadata may be nested in at most 100", {"obj": 1, "metadata": {"a": json.loads("[" * 100 + "]" * 100)}}),
         ("names in metadata must be texts", {"obj": 1, "metadata": {1: 2}}),
         ("names in metadata must be texts", {"obj": 1, "metadata": {"": 2}}),
         *[("only_if_best must be True or False", {"obj": 1, "only_if_best": value}) for value in (1, None, "loss")],

@@ -13,7 +13,7 @@ from steps import manifest_of
 
 from asyncsave import CorruptCheckpointError, FormatVersionError
 from asyncsave.catalogue.info import CheckpointFile, CheckpointInfo
-from asyncsave.catalogue.manifest import FORMAT, Manifest
+from asyncsave.catalogue.manifest import DEEPEST, FORMAT, Manifest
 from asyncsave.catalogue.names import is_plain
 
 steady = settings(derandomize=True, database=None, deadline=None, max_examples=200)
@@ -108,6 +108,12 @@ def test_metadata_that_json_lacks_is_refused():
         manifest_of(1, metadata={"x": [math.nan]}).to_json()
 
 
+def test_metadata_as_deep_as_may_be():
+    """Is read, and can be copied."""
+    nested = {"a": json.loads("[" * (DEEPEST - 1) + "]" * (DEEPEST - 1))}
+    assert copy.deepcopy(read(said() | {"metadata": nested}).metadata) == nested
+
+
 @pytest.mark.parametrize("version", [FORMAT + 1, 99, 10**30])
 @pytest.mark.parametrize("rest", [{}, {"step": "elsewhere"}], ids=["nothing else", "another step"])
 def test_a_newer_format(version, rest):
@@ -161,9 +167,9 @@ WRONG = {
     "complete": [None, 1, 0, "true", []],
     "epoch": ["1", 1.5, True, []],
     "metrics": [None, [], 1, "x", {"m": []}, {"m": {}}, {"m": True}, {"m": "1.0"}, {"m": "nan"}, {"m": 10**400}],
-    "metadata": [None, [], 1, "x"],
+    "metadata": [None, [], 1, "x", {"a": json.loads("[" * DEEPEST + "]" * DEEPEST)}],
     "time": [None, [], {}, "yesterday", "NaN", "12", True, 10**400, math.nan, math.inf],
-    "tensors": [None, -1, 1.0, "1", True],
+    "tensors": [None, -1, 1.0, "1", True, 1 << 64, 10**4000],
     "asyncsave": [None, 1, []],
     "torch": [None, 1, []],
     "host": [None, 1, []],
@@ -201,7 +207,14 @@ def test_what_may_be_left_out():
 
 
 @pytest.mark.parametrize(
-    "file", [{"nbytes": -1, "digest": "x"}, {"nbytes": 1.5, "digest": "x"}, {"nbytes": 1, "digest": 5}]
+    "file",
+    [
+        {"nbytes": -1, "digest": "x"},
+        {"nbytes": 1.5, "digest": "x"},
+        {"nbytes": 1 << 64, "digest": "x"},
+        {"nbytes": 10**4000, "digest": "x"},
+        {"nbytes": 1, "digest": 5},
+    ],
 )
 def test_files_of_impossible_size(file):
     """A size is a whole number, a digest a text."""

@@ -15,13 +15,17 @@ from asyncsave.catalogue.info import CheckpointFile
 from asyncsave.catalogue.names import is_plain
 from asyncsave.errors import CorruptCheckpointError, FormatVersionError
 
-__all__ = ["FORMAT", "LONGEST", "Manifest"]
+__all__ = ["DEEPEST", "FORMAT", "LONGEST", "Manifest", "is_too_deep", "plain_number"]
 
 FORMAT = 1
 """Version of the manifest's format; a reader refuses a newer one."""
 LONGEST = 16 << 20
 """Bytes; a longer file is no manifest."""
+DEEPEST = 100
+"""Levels of lists and dicts in metadata: whoever copies or prints it does so level by level on Python's own stack."""
 
+_MOST = 1 << 63
+"""No file has more bytes."""
 _ODD = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -64,7 +68,7 @@ class Manifest:
     def to_json(self) -> bytes:
         """Return the file's content."""
         said = {one.name: getattr(self, one.name) for one in fields(self)}
-        said["metrics"] = {name: _said(value) for name, value in self.metrics.items()}
+        said["metrics"] = {name: plain_number(value) for name, value in self.metrics.items()}
         del said["files"]
         text = json.dumps({"format": FORMAT, **said}, indent=2, allow_nan=False).removesuffix("\n}")
         # A line for each: there may be hundreds, and only what is not indented is written by C code.
@@ -102,7 +106,19 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
 
 
-def _said(value: float | None) -> float | str | None:
+def is_too_deep(metadata: object) -> bool:
+    """Tell whether there are more than :data:`DEEPEST` levels of lists and dicts in each other."""
+    level = [metadata]
+    for _ in range(DEEPEST):
+        inside = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list))]
+        level = [inner for one in inside for inner in one if isinstance(inner, (dict, list))]
+        if not level:
+            return False
+    return True
+
+
+def plain_number(value: float | None) -> float | str | None:
+    """Return a number as JSON can say it: the three that it lacks are texts."""
     if value is None or math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
@@ -117,6 +133,8 @@ def _parsed(said: dict[str, Any]) -> Manifest:
             raise ValueError(f"{name!r} is no file of a step")
         files[name] = CheckpointFile(_number(file["nbytes"]), _text(file["digest"]))
     metrics = {_text(name): _metric(value) for name, value in said["metrics"].items()}
+    if is_too_deep(said["metadata"]):
+        raise ValueError(f"its metadata is nested in more than {DEEPEST} levels")
     epoch, commit = said.get("epoch"), said.get("commit")
     return Manifest(
         step=_number(said["step"]),
@@ -145,8 +163,8 @@ def _text(value: object) -> str:
 
 
 def _number(value: object) -> int:
-    if _is(int, value) < 0:
-        raise ValueError(f"{value!r} is negative")
+    if not 0 <= _is(int, value) <= _MOST:
+        raise ValueError("a number is negative, or larger than any file")
     return cast("int", value)
 
 

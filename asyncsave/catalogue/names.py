@@ -14,7 +14,20 @@ import os
 import re
 from typing import Any, Literal, NamedTuple
 
-__all__ = ["ABANDONED", "CORRUPT", "DROPPED", "MANIFEST", "PINNED", "StepName", "is_plain", "parse", "step_name"]
+__all__ = [
+    "ABANDONED",
+    "CORRUPT",
+    "DROPPED",
+    "MANIFEST",
+    "PINNED",
+    "STATE",
+    "StepName",
+    "file_of",
+    "is_plain",
+    "parse",
+    "part_of",
+    "step_name",
+]
 
 MANIFEST = "manifest.json"
 DROPPED = "dropped.json"
@@ -23,10 +36,13 @@ PINNED = "pinned"
 CORRUPT = ".corrupt"
 ABANDONED = ".abandoned"
 EMERGENCY = ".emergency"
+STATE = "state"
+"""The part that the object which ``save`` is given becomes."""
 
 _STEP = re.compile(r"step-(\d{8,18})(\.emergency)?(?:\.(corrupt|abandoned)(?:-\d+)?)?")
 _SEPARATORS = "/\\\0"
 _LONGEST = 255
+_SUFFIX = ".pt"
 
 
 class StepName(NamedTuple):
@@ -57,6 +73,16 @@ def parse(name: str) -> StepName | None:
     said = StepName(int(found[1]), complete=found[2] is None, aside=aside)
     # step-0000000001200 would be a second name of step 1200
     return said if found[1] == f"{said.step:08d}" else None
+
+
+def file_of(part: str) -> str:
+    """Return the name of a part's file."""
+    return part + _SUFFIX
+
+
+def part_of(file: str) -> str:
+    """Return the name of the part that a file holds."""
+    return file.removesuffix(_SUFFIX)
 
 
 def is_plain(name: str) -> bool:

@@ -62,14 +62,14 @@ def _run(arguments: list[str]) -> int:
             raise
         _say_what_is_missing(json="--json" in arguments)
         return _FAILED
-    from asyncsave.cli.app import app
+    from asyncsave.cli.app import app_for
     from asyncsave.cli.terminal import Terminal
 
     if arguments[:1] == ["--show-completion"] and arguments[1:] in [[shell] for shell in _SHELLS]:
         os.environ["_ASYNCSAVE_COMPLETE"] = f"source_{arguments[1]}"  # else typer guesses the shell
     terminal = Terminal(json="--json" in arguments)
     try:
-        return app(arguments or ["--help"], prog_name="asyncsave", standalone_mode=False) or 0
+        return app_for(arguments)(arguments or ["--help"], prog_name="asyncsave", standalone_mode=False) or 0
     except typer.TyperException as error:
         terminal.complain("UsageError", error.format_message(), None)
         return error.exit_code

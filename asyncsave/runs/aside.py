@@ -41,6 +41,8 @@ def leave_branch(ahead: list[str], step: int) -> None:
     for path in ahead if step <= newest else ():
         try:
             _log.warning("the run goes on from before %s, which is put aside: %s", path, put_aside(path, ABANDONED))
+        except FileNotFoundError:
+            continue  # it was dropped meanwhile
         except OSError as error:
             _log.error("cannot put %s aside: %s", path, error)
 

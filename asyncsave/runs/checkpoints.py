@@ -1,33 +1,33 @@
-"""The checkpoints of one version that are in place: which there are, which is best, and what is in them."""
+"""The checkpoints of one version that are in place: which there are, which is best, which stay, what is in them."""
 
 from __future__ import annotations
 
 import logging
-import os
-from typing import Any, Literal
+from typing import Any
 
 from asyncsave.catalogue.info import CheckpointInfo
-from asyncsave.catalogue.listing import Listing, Look
-from asyncsave.catalogue.names import parse, step_name
-from asyncsave.catalogue.retention import Mode, Retention, better_first
-from asyncsave.errors import CheckpointNotFoundError, FormatVersionError, LoadError, OptionError
-from asyncsave.options import one_of, text, yes_or_no
-from asyncsave.runs.description import step_number
+from asyncsave.catalogue.listing import Listing
+from asyncsave.catalogue.retention import Mode, Retention, Verdict
+from asyncsave.errors import OptionError
+from asyncsave.options import instance, step_number, yes_or_no
+from asyncsave.runs.pinning import pin, unpin
+from asyncsave.runs.pruning import carry_out, judge
 from asyncsave.runs.recovery import newest_sound
 from asyncsave.runs.restoring import put_back
+from asyncsave.runs.selection import Which, best, criterion, find, latest, look_at, nothing_found
 from asyncsave.runs.stored import load_part, opened
 from asyncsave.runs.training_state import TrainingState
 
-__all__ = ["Checkpoints", "Infos", "Which"]
+__all__ = ["Checkpoints", "Infos"]
 
-Which = Literal["latest", "best"] | int
 Infos = list[CheckpointInfo]
+Verdicts = list[Verdict]
 
 _log = logging.getLogger("asyncsave")
 
 
 class Checkpoints:
-    """Reads the checkpoints in a version's folder. It writes nothing there, but for putting damaged ones aside.
+    """Reads the checkpoints in a version's folder, and takes care of which stay. It saves none.
 
     Args:
         path: The folder, absolute.
@@ -47,7 +47,7 @@ class Checkpoints:
     def list(self, *, all: bool = False) -> Infos:  # noqa: A002 - as in all of them
         """Return the checkpoints by step; with ``all``, behind them what else takes up room, by its ``kind``."""
         yes_or_no("all", all)
-        look = self._look()
+        look = look_at(self._listing)
         for error in look.problems.values():
             _log.warning("%s", error)
         return look.infos + (self._listing.remnants() if all else [])
@@ -58,13 +58,7 @@ class Checkpoints:
         Raises:
             FormatVersionError: A newer asyncsave wrote a newer one.
         """
-        look = self._look()
-        complete = [info for info in look.infos if info.complete]
-        for path, error in look.problems.items():
-            said = parse(os.path.basename(path))
-            if said is not None and said.complete and (not complete or said.step > complete[-1].step):
-                self._complain(error)
-        return complete[-1] if complete else None
+        return latest(look_at(self._listing))
 
     def best(self, metric: str | None = None, mode: Mode | None = None) -> CheckpointInfo | None:
         """Return the best complete checkpoint that is in place; None if there is no candidate.
@@ -76,14 +70,8 @@ class Checkpoints:
         Raises:
             OptionError: No checkpoint knows such a metric, or there is none to choose by.
         """
-        if metric is not None:
-            text("metric", metric)
-        metric, mode = self._criterion(metric, mode)
-        infos = self._look().infos
-        known = sorted({name for info in infos for name in info.metrics})
-        if infos and metric not in known:
-            raise OptionError(f"no checkpoint has a metric {metric!r}; known are {', '.join(known) or 'none'}")
-        return next(iter(better_first(infos, metric, mode)), None)
+        metric, mode = criterion(self._retain, metric, mode)
+        return best(look_at(self._listing).infos, metric, mode)
 
     def load(
         self,
@@ -116,10 +104,10 @@ class Checkpoints:
         yes_or_no("mmap", mmap)
         self._settle()
         if which != "latest":
-            return use(self._find(which))
+            return use(find(self._listing, which, self._retain))
         found = newest_sound(self._listing, use)
         if found is None:
-            raise self._none("no checkpoint")
+            raise nothing_found("no checkpoint", self.path, look_at(self._listing))
         return found[1]
 
     def restore(
@@ -178,69 +166,52 @@ class Checkpoints:
                 return 0
             info = found[0]
         else:
-            info = self._find(which)
+            info = find(self._listing, which, self._retain)
             use(info)
-        self._ahead = [other.path for other in self._look().infos if other.step > info.step]
+        self._ahead = [other.path for other in look_at(self._listing).infos if other.step > info.step]
         self._protected = (info.path,)
         _log.info("restored %s", info.path)
         return info.step + 1 if info.complete else info.step
 
-    def _criterion(self, metric: str | None, mode: Mode | None) -> tuple[str, Mode]:
-        """Return the metric to choose by, and whether the least or the greatest is best."""
-        if mode is not None:
-            one_of("mode", mode, Mode)
-        for known, its_mode in () if self._retain is None else self._retain.criteria():
-            if metric in {None, known}:
-                return known, mode or its_mode
-        if metric is None:
-            raise OptionError('name a metric: best("val_loss"), or Retention(best=2, metric="val_loss")')
-        return metric, mode or "min"
-
-    def _find(self, which: Which) -> CheckpointInfo:
-        """Return one checkpoint that is in place.
+    def pin(self, step: int) -> None:
+        """Keep a step whatever the policy says.
 
         Raises:
-            CheckpointNotFoundError: There is none.
+            CheckpointNotFoundError: There is no such step.
+            SaveError: The pin cannot be written.
         """
-        if which == "latest":
-            found = self.latest()
-        elif which == "best":
-            found = self.best()
-        else:
-            step = _step(which)
-            look = self._look()
-            found = next((info for info in look.infos if info.step == step and info.complete), None)
-            path = os.path.join(self.path, step_name(step))
-            if found is None and path in look.problems:
-                raise look.problems[path]
-        if found is None:
-            raise self._none(f"no checkpoint {which!r}")
-        return found
+        pin(find(self._listing, step_number(step), None).path)
 
-    def _look(self) -> Look:
-        try:
-            return self._listing.look()
-        except OSError as error:
-            message = f"cannot read the version {self.path!r}: {error.strerror or error}"
-            kind = CheckpointNotFoundError if isinstance(error, FileNotFoundError) else LoadError
-            raise kind(message, path=self.path) from error
+    def unpin(self, step: int) -> None:
+        """Leave a step to the policy again; raises what :meth:`pin` does."""
+        unpin(find(self._listing, step_number(step), None).path)
 
-    def _none(self, what: str) -> CheckpointNotFoundError:
-        steps = ", ".join(str(info.step) for info in self._look().infos[-10:] if info.complete)
-        return CheckpointNotFoundError(
-            f"there is {what} in {self.path!r}; its steps: {steps or 'none'}", path=self.path
-        )
+    def prune(self, retain: Retention | None = None, *, dry_run: bool = False) -> Verdicts:
+        """Apply a policy now; return what becomes of each checkpoint, and why. Saves under way are waited for.
 
-    @staticmethod
-    def _complain(error: LoadError) -> None:
-        """Raise what must not be passed over, a checkpoint of a newer asyncsave; log the rest."""
-        if isinstance(error, FormatVersionError):
-            raise error
-        _log.warning("%s", error)
+        The newest, pinned ones, and the one that this run was restored from stay whatever the policy.
+
+        Args:
+            retain: The policy; None: the manager's own.
+            dry_run: Remove nothing; return what would become of them.
+
+        Raises:
+            OptionError: Neither you nor the manager has a policy, or no checkpoint has its metric.
+            SaveError: The version cannot be opened. What cannot be removed is kept, for that reason.
+        """
+        yes_or_no("dry_run", dry_run)
+        instance("retain", retain, Retention)
+        self._check_open()
+        retain = retain or self._retain
+        if retain is None:
+            raise OptionError("this manager keeps everything: say what to keep, as in prune(Retention(last=3))")
+        self._settle()
+        verdicts = judge(look_at(self._listing).infos, retain, self._protected)
+        return verdicts if dry_run else carry_out(self._listing, verdicts)
 
     def _tell_of_nothing(self) -> None:
         """Say what could be meant where there is nothing to go on with."""
-        left = [info.path for info in self._look().infos if not info.complete]
+        left = [info.path for info in look_at(self._listing).infos if not info.complete]
         if left:
             _log.warning(
                 "starting anew: %s was saved in the midst of a step; restore(emergency=True) uses it", left[-1]
@@ -249,8 +220,5 @@ class Checkpoints:
     def _settle(self) -> None:
         """Wait for what is on its way here; there is nothing."""
 
-
-def _step(which: object) -> int:
-    if isinstance(which, str):
-        raise OptionError(f'which must be "latest", "best" or a step, not {which!r}')
-    return step_number(which)
+    def _check_open(self) -> None:
+        """Raise if no more may be changed here; there is nobody who could have closed it."""

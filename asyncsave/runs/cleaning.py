@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 from asyncsave.catalogue.info import CheckpointInfo
 from asyncsave.catalogue.listing import Listing
+from asyncsave.catalogue.names import STATE, file_of
 from asyncsave.catalogue.upkeep import tidy
 from asyncsave.errors import LoadError
 from asyncsave.image.index import read_index
-from asyncsave.runs.stored import STATE, file_of
 from asyncsave.storage.source import open_source
 from asyncsave.storage.system import System
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import operator
 import os
 import time
 from collections.abc import Mapping
@@ -13,35 +12,20 @@ from typing import Any
 import torch
 
 from asyncsave.catalogue.info import CheckpointInfo
-from asyncsave.catalogue.manifest import Manifest
-from asyncsave.catalogue.names import is_plain
+from asyncsave.catalogue.manifest import DEEPEST, Manifest, is_too_deep
+from asyncsave.catalogue.names import STATE, file_of, is_plain
 from asyncsave.errors import OptionError
+from asyncsave.options import step_number
 from asyncsave.runs.provenance import git_commit, host, version_of
-from asyncsave.runs.stored import STATE, file_of
 from asyncsave.runs.training_state import TrainingState
 
-__all__ = ["NOTHING", "Description", "step_number"]
+__all__ = ["NOTHING", "Description"]
 
 _LONGEST_METADATA = 4 << 20
 """Bytes of JSON: a manifest is read at every look at the version."""
 
 NOTHING = object()
 """Stands for an object that was not given: None is one that can be saved."""
-
-
-def step_number(step: object) -> int:
-    """Return a step's number.
-
-    Raises:
-        OptionError: It is no whole number, or negative.
-    """
-    try:
-        number = -1 if isinstance(step, bool) else operator.index(step)  # type: ignore[arg-type]
-    except TypeError:
-        number = -1
-    if not 0 <= number < 10**18:
-        raise OptionError(f"step must be a whole number, at least 0, not {step!r}")
-    return number
 
 
 class Description:
@@ -177,6 +161,9 @@ def _metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
         raise OptionError(f"metadata must be what JSON can say: {error}") from error
     for name in said:
         _name("metadata", name)
+    plain: dict[str, Any] = json.loads(text)
+    if is_too_deep(plain):
+        raise OptionError(f"metadata may be nested in at most {DEEPEST} levels of lists and dicts")
     if len(text) > _LONGEST_METADATA:
         raise OptionError(f"metadata of {len(text):,} bytes is too much for a manifest: at most {_LONGEST_METADATA:,}")
-    return dict(json.loads(text))
+    return plain

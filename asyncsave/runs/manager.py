@@ -24,20 +24,19 @@ from asyncsave.errors import (
     WriterClosedError,
 )
 from asyncsave.handle import SaveHandle
-from asyncsave.options import file_path, folder_name, instance, one_of, seconds, text, yes_or_no
+from asyncsave.options import file_path, folder_name, instance, one_of, seconds, yes_or_no
 from asyncsave.request import Request
 from asyncsave.result import SaveResult
 from asyncsave.runs.aside import leave_branch
-from asyncsave.runs.checkpoints import Checkpoints, Which
+from asyncsave.runs.checkpoints import Checkpoints
 from asyncsave.runs.cleaning import clean
-from asyncsave.runs.description import NOTHING, Description, step_number
+from asyncsave.runs.description import NOTHING, Description
+from asyncsave.runs.exporting import one_part
 from asyncsave.runs.hooks import Hooks
 from asyncsave.runs.lastsave import LastSave, Saved
-from asyncsave.runs.pinning import pin, unpin
 from asyncsave.runs.preemption import PreemptionGuard
 from asyncsave.runs.protection import ProtectedRun
-from asyncsave.runs.stored import STATE, file_of, opened
-from asyncsave.runs.training_state import OBJECTS
+from asyncsave.runs.selection import Which, criterion, find, improves, look_at
 from asyncsave.runs.underway import UnderWay
 from asyncsave.runs.version import Version, Versioning
 from asyncsave.storage.system import System
@@ -213,33 +212,10 @@ class CheckpointManager(Checkpoints):
             LoadError, SaveError: It cannot be read or written.
         """
         one_of("format", format, ExportFormat)
-        text("part", part)
         self._check_open()
         self._settle()
-        info = self._find(which)
-        own = file_of(part) in info.files
-        with opened(info, part if own else STATE, weights_only=True) as deferred:
-            found = deferred.obj
-            if not own:
-                if not isinstance(found, dict) or part not in found:
-                    known = ", ".join(str(name) for name in found if name != OBJECTS) if isinstance(found, dict) else ""
-                    raise OptionError(f"there is no part {part!r} in {info.path!r}, only {known or 'none by name'}")
-                found = found[part]
-            deferred.read(found)
+        with one_part(find(self._listing, which, self._retain), part) as found:
             return self._writer.save(found, path, on_busy="wait").result()
-
-    def pin(self, step: int) -> None:
-        """Keep a step whatever the policy says.
-
-        Raises:
-            CheckpointNotFoundError: There is no such step.
-            SaveError: The pin cannot be written.
-        """
-        pin(self._find(step_number(step)).path)
-
-    def unpin(self, step: int) -> None:
-        """Leave a step to the policy again; raises what :meth:`pin` does."""
-        unpin(self._find(step_number(step)).path)
 
     def clean(self, *, dry_run: bool = False) -> Paths:
         """Remove what dead writers left, spare files, and what remains of dropped steps; return the paths.
@@ -370,17 +346,13 @@ class CheckpointManager(Checkpoints):
         return described.info(os.path.join(self.path, name))
 
     def _improves(self, described: Description) -> bool:
-        metric, mode = self._criterion(None, None)
+        metric, mode = criterion(self._retain, None, None)
         if metric not in described.metrics:
             given = ", ".join(described.metrics) or "none"
             raise OptionError(f"only_if_best needs the metric {metric!r}; given are {given}")
-        value = described.metrics[metric]
-        if value is None or value != value:  # noqa: PLR0124 - NaN
-            return False
-        known = [info.value(metric) for info in self._look().infos if info.complete]
+        known = [info.value(metric) for info in look_at(self._listing).infos if info.complete]
         known += [other.metrics.get(metric) for other in self._under_way.steps if other.complete]
-        rivals = [rival for rival in known if rival is not None and rival == rival]  # noqa: PLR0124 - NaN
-        return all(value < rival if mode == "min" else value > rival for rival in rivals)
+        return improves(described.metrics[metric], mode, known)
 
     def _tell_of_nothing(self) -> None:
         super()._tell_of_nothing()

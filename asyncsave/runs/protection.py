@@ -14,8 +14,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from asyncsave.errors import SaveError
-from asyncsave.options import at_least
-from asyncsave.runs.description import step_number
+from asyncsave.options import at_least, step_number
 from asyncsave.runs.lastsave import LastSave
 from asyncsave.runs.preemption import PreemptionGuard
 

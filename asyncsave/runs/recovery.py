@@ -10,10 +10,10 @@ from typing import TypeVar
 
 from asyncsave.catalogue.info import CheckpointInfo
 from asyncsave.catalogue.listing import Listing, read_manifest
-from asyncsave.catalogue.names import CORRUPT, MANIFEST, parse
+from asyncsave.catalogue.names import CORRUPT, MANIFEST, STATE, file_of, parse
 from asyncsave.errors import CorruptCheckpointError, LoadError
 from asyncsave.runs.aside import put_aside, put_back_from
-from asyncsave.runs.stored import STATE, damage, file_of
+from asyncsave.runs.stored import damage
 
 __all__ = ["newest_sound"]
 

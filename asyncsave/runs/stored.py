@@ -9,26 +9,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from asyncsave.catalogue.info import CheckpointInfo
+from asyncsave.catalogue.names import STATE, file_of, part_of
 from asyncsave.deferred import Deferred, check_identity
 from asyncsave.errors import CheckpointNotFoundError, CorruptCheckpointError, LoadError, OptionError
 from asyncsave.loading import load
 from asyncsave.storage.source import FileSource, open_source
 
-__all__ = ["STATE", "damage", "file_of", "load_part", "opened"]
-
-STATE = "state"
-"""The part that the object which ``save`` is given becomes."""
-_SUFFIX = ".pt"
-
-
-def file_of(part: str) -> str:
-    """Return the name of a part's file."""
-    return part + _SUFFIX
-
-
-def parts_of(info: CheckpointInfo) -> list[str]:
-    """Return the names of a checkpoint's parts."""
-    return [name.removesuffix(_SUFFIX) for name in info.files]
+__all__ = ["damage", "load_part", "opened"]
 
 
 def load_part(info: CheckpointInfo, part: str | None, map_location: Any, *, weights_only: bool, mmap: bool) -> Any:
@@ -66,7 +53,7 @@ def damage(error: LoadError) -> bool:
 
 
 def _chosen(info: CheckpointInfo, part: str | None) -> str:
-    known = parts_of(info)
+    known = [part_of(name) for name in info.files]
     if part is None and (STATE in known or len(known) == 1):
         return STATE if STATE in known else known[0]
     if part not in known:

@@ -11,14 +11,13 @@ import contextlib
 import json
 import logging
 import os
-import re
 import socket
 import time
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from asyncsave import descriptors
-from asyncsave.catalogue.names import parse
+from asyncsave.catalogue.versions import RECORD, versions
 from asyncsave.errors import OptionError, SaveError, VersionInUseError
 from asyncsave.options import folder_name
 from asyncsave.storage.folders import make_folder, make_folders, put_file
@@ -30,8 +29,6 @@ Versioning = Literal["number", "timestamp"]
 
 _LOCK = ".lock"
 _WRITING = ".writing"
-_RECORD = "version.json"
-_NUMBER = re.compile(r"[1-9]\d{0,17}")
 _NEW = "new"
 _LOOK_AGAIN = 0.02
 _SAY_AFTER = 1.0
@@ -88,7 +85,7 @@ class Version:
 
     def sisters(self) -> list[str]:
         """Return the names of other versions that have steps."""
-        known = sorted(_versions(os.path.dirname(self.folder)))
+        known = sorted(versions(os.path.dirname(self.folder)))
         return [version.name for version in known if version.has_steps and version.name != self.name]
 
     def close(self) -> None:
@@ -111,7 +108,7 @@ class Version:
 
     def _hold_newest(self, experiment: str) -> bool:
         """Take the newest version that has steps, else the newest; False if there is none, or somebody holds it."""
-        newest = max(_versions(experiment), default=None)
+        newest = max(versions(experiment), default=None)
         if newest is None:
             return False
         folder = os.path.join(experiment, newest.name)
@@ -141,9 +138,9 @@ class Version:
         with contextlib.suppress(OSError):  # only an error message needs it
             self._system.truncate(fd, 0)
             self._system.pwrite(fd, memoryview(holder), 0)
-        record = os.path.join(folder, _RECORD)
+        record = os.path.join(folder, RECORD)
         if not os.path.exists(record):
-            sequence = 1 + max((known.sequence for known in _versions(os.path.dirname(folder))), default=0)
+            sequence = 1 + max((known.sequence for known in versions(os.path.dirname(folder))), default=0)
             said = {"format": 1, "sequence": sequence, "created": time.time()}
             put_file(self._system, record, json.dumps(said).encode() + b"\n")
         return True
@@ -169,38 +166,10 @@ class Version:
         self._lock_file(self.writing, shared=True)
 
 
-class _Known(NamedTuple):
-    """A version that is there, in the order of choice: one with steps before one without, then the newer one."""
-
-    has_steps: bool
-    sequence: int
-    number: int
-    name: str
-
-
-def _versions(experiment: str) -> Iterator[_Known]:
-    """Yield the versions of an experiment. A folder without our record, and with no number for a name, is none."""
-    with os.scandir(experiment) as entries:
-        for entry in entries:
-            number = int(entry.name) if _NUMBER.fullmatch(entry.name) else 0
-            sequence = _sequence(entry.path)
-            if entry.is_dir() and (number or sequence):
-                yield _Known(any(map(parse, os.listdir(entry.path))), sequence, number, entry.name)
-
-
-def _sequence(folder: str) -> int:
-    """Return the how manieth version a folder was when it was made; 0 if that is not written down."""
-    try:
-        with open(os.path.join(folder, _RECORD), encoding="utf-8") as file:
-            return int(json.load(file)["sequence"])
-    except (OSError, ValueError, TypeError, KeyError):
-        return 0
-
-
 def _new_names(experiment: str, versioning: Versioning) -> Iterator[str]:
     """Yield names that no version had a moment ago."""
     if versioning == "number":
-        number = max((known.number for known in _versions(experiment)), default=0)
+        number = max((known.number for known in versions(experiment)), default=0)
         while True:
             number += 1
             yield str(number)
