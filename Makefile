@@ -25,7 +25,7 @@ lint: $(STAMP) ## check style (ruff) and types (mypy)
 	$(RUN) ruff format --check
 	$(RUN) mypy
 
-bench: $(STAMP) ## measure against torch.save, DCP, safetensors and the bare disk
+bench: $(STAMP) ## measure against torch.save, DCP and the bare disk; to compare runs (--benchmark-compare): docs/benchmarks.md
 	$(RUN) pytest -c benchmarks/pytest.ini benchmarks --benchmark-json=benchmarks.json
 
 soak: $(STAMP) ## run the tests that take many minutes

@@ -10,22 +10,23 @@ after the other. The caller's stall is not in these figures: staging is the same
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from functools import partial
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from asyncsave.bench.loops import Loop, PythonLoop, Training
+from asyncsave.bench.savers import AsyncSave
+from asyncsave.bench.spread import Spread
+from asyncsave.bench.states import State, tensor_bytes
+from asyncsave.bench.timeline import Toll
 from benchmarks.conftest import Bench
-from benchmarks.contestants import AsyncSave, AsyncSaveProcess
-from benchmarks.race import Spread, interleave, ratios, recorded_time
+from benchmarks.race import race_beside, ratios, recorded_time
 from benchmarks.report import Figure
-from benchmarks.states import State, small_tensors, tensor_bytes
-from benchmarks.training import Loop, PythonLoop, Toll, Training, take_toll
+from benchmarks.states import small_tensors
 
 QUESTION = "step while thread or process saves"
-THREAD, PROCESS = AsyncSave.name, AsyncSaveProcess.name
+THREAD, PROCESS = "thread", "process"
 LARGE, SMALL = "1 GB", "20,000 tensors"
 TORCH, PYTHON = "torch", "Python"
 # Rounded as the table shows it: whether two equals have met the goal is not left to the third digit.
@@ -33,23 +34,15 @@ NO_MORE = 1.005
 pytestmark = pytest.mark.benchmark(group=QUESTION, timer=recorded_time)
 
 
-@dataclass(frozen=True)
-class Setup:
-    """A loop, how many of its steps before and after each save tell what a quiet one takes, and how many rounds."""
-
-    loop: Callable[[], Loop]
-    quiet_steps: int
-    rounds: int
-
-
-SETUPS = {
-    (LARGE, TORCH): Setup(Training, 10, 7),
-    (LARGE, PYTHON): Setup(PythonLoop, 15, 7),
+LOOPS: Mapping[tuple[str, str], Callable[[], Loop]] = {
+    (LARGE, TORCH): Training,
+    (LARGE, PYTHON): PythonLoop,
     # A save of this state lasts a tenth of a second: short steps, so that it spans several.
-    (SMALL, TORCH): Setup(partial(Training, layers=1, batch=2, length=32), 20, 12),
-    (SMALL, PYTHON): Setup(PythonLoop, 15, 12),
+    (SMALL, TORCH): partial(Training, layers=1, batch=2, length=32),
+    (SMALL, PYTHON): PythonLoop,
 }
-RUNS = {f"{saver}: {state}, {loop}": (saver, state, loop) for state, loop in SETUPS for saver in (THREAD, PROCESS)}
+ROUNDS = {LARGE: 7, SMALL: 12}
+RUNS = {f"{saver}: {state}, {loop}": (saver, state, loop) for state, loop in LOOPS for saver in (THREAD, PROCESS)}
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +56,11 @@ def tolls(bench: Bench, states: Mapping[str, State]) -> Mapping[tuple[str, str, 
     """Take turns with each state and loop; return what each save took."""
     found = {}
     for name, state in states.items():
-        with ExitStack() as stack:
-            savers = [stack.enter_context(closing(kind(state))) for kind in (AsyncSave, AsyncSaveProcess)]
+        with bench.contest(state, [AsyncSave("thread", state), AsyncSave("process", state)]) as savers:
             for loop in (TORCH, PYTHON):
-                taken = _race(bench, savers, state, SETUPS[name, loop])
+                taken = race_beside(savers, state, bench.path, LOOPS[name, loop](), bench.rounds(ROUNDS[name]))
                 _judge(bench, f"{name}, {loop}", taken)
                 found.update({(saver, name, loop): of for saver, of in taken.items()})
-            for saver in savers:
-                assert saver.check(state, bench.path(saver.name)), saver.name
-        bench.clear()
     return found
 
 
@@ -100,17 +89,6 @@ def bench_beside(
             "steps": [len(toll.busy) for toll in taken],
         },
     )
-
-
-def _race(bench: Bench, savers: list[AsyncSave], state: State, setup: Setup) -> dict[str, list[Toll]]:
-    loop = setup.loop()
-    for _ in range(setup.quiet_steps):
-        loop.step()
-    runs = {
-        saver.name: partial(take_toll, saver, state, bench.path(saver.name), loop, setup.quiet_steps)
-        for saver in savers
-    }
-    return interleave(runs, bench.rounds(setup.rounds))
 
 
 def _judge(bench: Bench, setup: str, tolls: Mapping[str, list[Toll]]) -> None:

@@ -10,34 +10,27 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from contextlib import ExitStack, closing
-from functools import partial
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from asyncsave.bench.loops import Training
+from asyncsave.bench.savers import AsyncSave, NaiveThread, Saver, TorchSave
+from asyncsave.bench.spread import Spread
+from asyncsave.bench.states import State, tensor_bytes
+from asyncsave.bench.timeline import Toll
 from benchmarks.conftest import Bench
-from benchmarks.contestants import (
-    AsyncSave,
-    BareMetal,
-    Contestant,
-    CopyThenThread,
-    DistributedCheckpoint,
-    Safetensors,
-    TorchSave,
-)
-from benchmarks.race import Spread, interleave, ratios, recorded_time
+from benchmarks.contestants import BareMetal, DistributedCheckpoint, Safetensors
+from benchmarks.race import race_beside, ratios, recorded_time
 from benchmarks.report import Figure
-from benchmarks.states import State, tensor_bytes
-from benchmarks.training import Toll, Training, take_toll
 
 QUESTION = "cost per save"
 PROMISES = {
     "bare copy + raw write": "file + folder",
-    "asyncsave": "file + folder",
+    "thread": "file + folder",
     "torch.save": "page cache",
-    "torch.save + fsync": "file",
-    "deepcopy + thread": "file",
+    "torch.save+fsync": "file",
+    "naive-thread": "file",
     "DCP async_save": "file",
     "DCP async_save, kept stager": "file",
     "safetensors + fsync": "file",
@@ -48,34 +41,25 @@ pytestmark = pytest.mark.benchmark(group=QUESTION, timer=recorded_time)
 @pytest.fixture(scope="module")
 def tolls(bench: Bench, standard: State) -> Mapping[str, list[Toll]]:
     """Take turns; return what each save took."""
-    training = Training()
-    training.steps(20)
-    with ExitStack() as stack:
-        savers: list[Contestant] = [
-            BareMetal(standard, bench.folder),
-            AsyncSave(standard),
-            TorchSave(fsync=False),
-            TorchSave(fsync=True),
-            CopyThenThread(),
-            DistributedCheckpoint(),
-            DistributedCheckpoint(kept_stager=True),
-            Safetensors(),
-        ]
-        for saver in savers:
-            stack.enter_context(closing(saver))
-        for saver in savers:
-            saver.save(standard, bench.path(saver.name)).wait()
-            assert saver.check(standard, bench.path(saver.name)), saver.name
-        runs = {s.name: partial(take_toll, s, standard, bench.path(s.name), training) for s in savers}
-        samples = interleave(runs, bench.rounds(6, quick=1))
-    bench.clear()
+    contestants: list[Saver] = [
+        BareMetal(standard, bench.folder),
+        AsyncSave("thread", standard),
+        TorchSave(fsync=False),
+        TorchSave(fsync=True),
+        NaiveThread(),
+        DistributedCheckpoint(),
+        DistributedCheckpoint(kept_stager=True),
+        Safetensors(),
+    ]
+    with bench.contest(standard, contestants) as savers:
+        samples = race_beside(savers, standard, bench.path, Training(), bench.rounds(6, quick=1))
 
-    ours = _costs(samples["asyncsave"])
+    ours = _costs(samples["thread"])
     for name, goal, limit in (
-        ("torch.save + fsync", "<= 1/20 = 0.050", 1 / 20),
+        ("torch.save+fsync", "<= 1/20 = 0.050", 1 / 20),
         ("DCP async_save", "<= 1/8 = 0.125", 1 / 8),
         ("DCP async_save, kept stager", "told", None),
-        ("deepcopy + thread", "told", None),
+        ("naive-thread", "told", None),
         ("bare copy + raw write", "told", None),
     ):
         bench.report.add(

@@ -1,35 +1,38 @@
 """When is a save durable, and does its write phase go at the speed of the disk?
 
 From the call until the file and its name are synced. Each contestant writes over its own last checkpoint, as a loop
-that saves "ckpt.pt" does; "asyncsave, new file" and the raw probe write a new one, so their rates are compared. The
+that saves "ckpt.pt" does; "thread, new file" and the raw probe write a new one, so their rates are compared. The
 probe is what `bare copy + raw write` does after its copy: fallocate, two threads, 16 MiB direct blocks, sync.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from asyncsave.bench.probes import WriteTimes
+from asyncsave.bench.rounds import interleave
+from asyncsave.bench.savers import AsyncSave, Saver, TorchSave
+from asyncsave.bench.spread import Spread
+from asyncsave.bench.states import State, tensor_bytes
 from benchmarks.conftest import Bench
-from benchmarks.contestants import AsyncSave, AsyncSaveNewFile, BareMetal, Contestant, Safetensors, TorchSave
-from benchmarks.probes import WriteTimes
-from benchmarks.race import Spread, interleave, recorded_time
+from benchmarks.contestants import BareMetal, NewFile, Safetensors
 from benchmarks.race import ratios as by_round
+from benchmarks.race import recorded_time
 from benchmarks.report import Figure
-from benchmarks.states import State, tensor_bytes
 
 QUESTION = "durable, from the call"
 PROMISES = {
     "bare copy + raw write": "file + folder",
-    "asyncsave": "file + folder",
-    "asyncsave, new file": "file + folder",
+    "thread": "file + folder",
+    "thread, new file": "file + folder",
     "torch.save": "page cache",
-    "torch.save + fsync": "file",
+    "torch.save+fsync": "file",
     "safetensors + fsync": "file",
 }
 pytestmark = pytest.mark.benchmark(group=QUESTION, timer=recorded_time)
@@ -47,37 +50,30 @@ class Sample:
 @pytest.fixture(scope="module")
 def durable(bench: Bench, standard: State) -> dict[str, list[Sample]]:
     """Take turns; return what was measured of each."""
-    with ExitStack() as stack:
-        savers: list[Contestant] = [
-            BareMetal(standard, bench.folder),
-            AsyncSave(standard),
-            AsyncSaveNewFile(standard),
-            TorchSave(fsync=False),
-            TorchSave(fsync=True),
-            Safetensors(),
-        ]
-        for saver in savers:
-            stack.enter_context(closing(saver))
+    contestants: list[Saver] = [
+        BareMetal(standard, bench.folder),
+        AsyncSave("thread", standard),
+        NewFile(standard),
+        TorchSave(fsync=False),
+        TorchSave(fsync=True),
+        Safetensors(),
+    ]
+    with bench.contest(standard, contestants) as savers:
         runs = {saver.name: partial(_wait, bench, saver, standard) for saver in savers}
         samples = interleave(runs, bench.rounds(9))
-        for saver in savers:
-            assert saver.check(standard, bench.path(saver.name)), saver.name
-    bench.clear()
 
-    ours, new, raw = (samples[name] for name in ("asyncsave", "asyncsave, new file", "bare copy + raw write"))
-    baseline = _seconds(samples["torch.save + fsync"])
+    ours, new, raw = (samples[name] for name in ("thread", "thread, new file", "bare copy + raw write"))
+    baseline = _seconds(samples["torch.save+fsync"])
     rates = by_round([sample.rate for sample in new], [sample.rate for sample in raw])
     over = by_round([sample.rate for sample in ours], [sample.rate for sample in raw])
     for figure in (
         Figure(
-            f"{QUESTION}, against torch.save + fsync",
+            f"{QUESTION}, against torch.save+fsync",
             "<= 1/3 = 0.333",
             Spread.of(by_round(_seconds(ours), baseline)),
             limit=1 / 3,
         ),
-        Figure(
-            f"{QUESTION}, new file, against torch.save + fsync", "told", Spread.of(by_round(_seconds(new), baseline))
-        ),
+        Figure(f"{QUESTION}, new file, against torch.save+fsync", "told", Spread.of(by_round(_seconds(new), baseline))),
         Figure(
             "rate of the write phase, new file, against the raw probe",
             ">= 0.9",
@@ -110,14 +106,13 @@ def bench_durable(
     )
 
 
-def _wait(bench: Bench, saver: Contestant, state: State) -> Sample:
+def _wait(bench: Bench, saver: Saver, state: State) -> Sample:
     path = bench.path(saver.name)
     saving = saver.save(state, path)
-    seconds = saving.wait()
-    result = saving.future.result()
-    nbytes = path.stat().st_size
-    if isinstance(saver, AsyncSave):
-        return Sample(seconds, nbytes / result.timings["write"], result.timings)
+    seconds, phases, result = saving.wait(), saving.mark().phases, saving.future.result()
+    nbytes = Path(path).stat().st_size
+    if phases:
+        return Sample(seconds, nbytes / phases["write"], phases)
     if isinstance(result, WriteTimes):
         return Sample(seconds, nbytes / (result.allocate + result.write))
     return Sample(seconds)

@@ -5,15 +5,18 @@ Each round makes two writers: one is warmed up and saves twice (its second save 
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-import asyncsave
+from asyncsave.bench.rounds import interleave
+from asyncsave.bench.savers import AsyncSave, Saver, discard
+from asyncsave.bench.spread import Spread
+from asyncsave.bench.states import State, tensor_bytes
 from benchmarks.conftest import Bench
-from benchmarks.contestants import Saving, discard
-from benchmarks.race import Spread, interleave, ratios, recorded_time
+from benchmarks.race import ratios, recorded_time
 from benchmarks.report import Figure
-from benchmarks.states import State, tensor_bytes
 
 QUESTION = "caller blocked, first save"
 WARM, AFTER, WITHOUT = "second save", "first save after warmup", "first save without warmup"
@@ -25,13 +28,12 @@ def first(bench: Bench, standard: State) -> dict[str, list[float]]:
     """Take turns; return the seconds that the caller was held."""
 
     def warmed() -> tuple[float, float]:
-        with asyncsave.Writer() as writer:
-            writer.warmup(standard)
-            return _hold(bench, writer, standard), _hold(bench, writer, standard)
+        with closing(AsyncSave("thread", standard)) as saver:
+            return _hold(bench, saver, standard), _hold(bench, saver, standard)
 
     def cold() -> tuple[float, float]:
-        with asyncsave.Writer() as writer:
-            return _hold(bench, writer, standard), 0.0
+        with closing(AsyncSave("thread")) as saver:
+            return _hold(bench, saver, standard), 0.0
 
     turns = interleave({AFTER: warmed, WITHOUT: cold}, bench.rounds(5))
     samples = {
@@ -63,9 +65,8 @@ def bench_first(
     bench.report.record(benchmark, first[contestant], nbytes=tensor_bytes(standard), promise="file + folder")
 
 
-def _hold(bench: Bench, writer: asyncsave.Writer, state: State) -> float:
-    path = bench.path()
-    saving = Saving.start(lambda: writer.save(state, path))
+def _hold(bench: Bench, saver: Saver, state: State) -> float:
+    saving = saver.save(state, bench.path())
     saving.wait()
-    discard(path)
+    discard(bench.path())
     return saving.blocked

@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,16 +17,19 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 import asyncsave
 import asyncsave.aio
+from asyncsave.bench.rounds import interleave
+from asyncsave.bench.savers import TorchSave, discard
+from asyncsave.bench.spread import Spread
+from asyncsave.bench.states import State, same_tensors, tensor_bytes
 from benchmarks.conftest import Bench
-from benchmarks.probes import sync_file, sync_folder
-from benchmarks.race import Spread, interleave, recorded_time
+from benchmarks.race import recorded_time
 from benchmarks.report import Figure
-from benchmarks.states import State, megabytes, same_tensors, tensor_bytes
+from benchmarks.states import megabytes
 
 QUESTION = "event loop, longest gap"
 SAVES = 20
 TICK = 0.001
-IDLE, OURS, THEIRS = "nothing", f"{SAVES} x aio.save", f"{SAVES} x to_thread(torch.save + fsync)"
+IDLE, OURS, THEIRS = "nothing", f"{SAVES} x aio.save", f"{SAVES} x to_thread(torch.save+fsync)"
 PROMISES = {IDLE: "-", OURS: "file + folder", THEIRS: "file"}
 pytestmark = pytest.mark.benchmark(group=QUESTION, timer=recorded_time)
 
@@ -41,14 +43,15 @@ def piece() -> State:
 @pytest.fixture(scope="module")
 def gaps(bench: Bench, piece: State) -> dict[str, list[float]]:
     """Take turns; return the longest gaps in seconds."""
+    torch_save = TorchSave(fsync=True)
 
-    async def ours(path: Path) -> None:
+    async def ours(path: str) -> None:
         await asyncsave.aio.save(piece, path)
 
-    async def theirs(path: Path) -> None:
-        await asyncio.to_thread(_torch_save, piece, path)
+    async def theirs(path: str) -> None:
+        await asyncio.to_thread(torch_save.save, piece, path)
 
-    async def idle(_: Path) -> None:
+    async def idle(_: str) -> None:
         await asyncio.sleep(0.3)
 
     paths = [bench.path(f"loop-{index}") for index in range(SAVES)]
@@ -77,19 +80,18 @@ def bench_loop(
     )
 
 
-def _gap(save: Callable[[Path], Awaitable[None]], paths: list[Path]) -> float:
+def _gap(save: Callable[[str], Awaitable[None]], paths: list[str]) -> float:
     longest = asyncio.run(_longest_gap(save, paths))
     _remove(paths)
     return longest
 
 
-def _remove(paths: list[Path]) -> None:
+def _remove(paths: list[str]) -> None:
     for path in paths:
-        path.unlink(missing_ok=True)
-    sync_folder(paths[0].parent)
+        discard(path)
 
 
-async def _longest_gap(save: Callable[[Path], Awaitable[None]], paths: list[Path]) -> float:
+async def _longest_gap(save: Callable[[str], Awaitable[None]], paths: list[str]) -> float:
     longest = 0.0
 
     async def tick() -> None:
@@ -103,8 +105,3 @@ async def _longest_gap(save: Callable[[Path], Awaitable[None]], paths: list[Path
     await asyncio.gather(*(save(path) for path in paths))
     ticking.cancel()
     return longest
-
-
-def _torch_save(state: State, path: Path) -> None:
-    torch.save(state, path)
-    sync_file(path)

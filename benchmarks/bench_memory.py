@@ -13,8 +13,9 @@ import time
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from asyncsave.bench.spread import Spread
 from benchmarks.conftest import CHECKOUT, Bench
-from benchmarks.race import Spread, recorded_time
+from benchmarks.race import recorded_time
 from benchmarks.report import Figure
 
 PAGE = 4096
@@ -87,6 +88,6 @@ def _measure(bench: Bench, kind: str, number: int) -> tuple[float, dict[str, int
     began = time.perf_counter()
     command = [sys.executable, "-m", "benchmarks.footprint", kind, str(bench.folder), str(number)]
     answer = subprocess.run(command, cwd=CHECKOUT, check=True, capture_output=True, text=True)  # noqa: S603 - ours
-    bench.path("footprint").unlink()
+    (bench.folder / "footprint").unlink()
     told: dict[str, int] = json.loads(answer.stdout)
     return time.perf_counter() - began, told

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,15 +19,17 @@ import psutil
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-import asyncsave
+from asyncsave.bench.rounds import interleave
+from asyncsave.bench.savers import AsyncSave, Saver
+from asyncsave.bench.spread import Spread
+from asyncsave.bench.states import State, tensor_bytes
 from benchmarks.conftest import Bench
-from benchmarks.contestants import AsyncSave, AsyncSaveProcess
 from benchmarks.probes import mapped
-from benchmarks.race import Spread, interleave, ratios, recorded_time
+from benchmarks.race import ratios, recorded_time
 from benchmarks.report import Figure
-from benchmarks.states import State, tensor_bytes, tiny
+from benchmarks.states import tiny
 
-THREAD, PROCESS = AsyncSave.name, AsyncSaveProcess.name
+THREAD, PROCESS = "thread", "process"
 CONTESTANTS = (THREAD, PROCESS)
 ARENAS = 2
 BLOCKED, DURABLE, LITTLE, READY = (
@@ -118,16 +120,11 @@ def bench_ready(bench: Bench, little: State, benchmark: BenchmarkFixture) -> Non
 
 
 def _race(bench: Bench, state: State, rounds: int) -> Mapping[str, list[Sample]]:
-    with ExitStack() as stack:
-        savers = [stack.enter_context(closing(kind(state))) for kind in (AsyncSave, AsyncSaveProcess)]
-        samples = interleave({saver.name: partial(_save, bench, saver, state) for saver in savers}, rounds)
-        for saver in savers:
-            assert saver.check(state, bench.path(saver.name)), saver.name
-    bench.clear()
-    return samples
+    with bench.contest(state, [AsyncSave("thread", state), AsyncSave("process", state)]) as savers:
+        return interleave({saver.name: partial(_save, bench, saver, state) for saver in savers}, rounds)
 
 
-def _save(bench: Bench, saver: AsyncSave, state: State) -> Sample:
+def _save(bench: Bench, saver: Saver, state: State) -> Sample:
     saving = saver.save(state, bench.path(saver.name))
     durable = saving.wait()
     return Sample(saving.blocked, durable, mapped(os.getpid()).get("ShmemPmdMapped", 0))
@@ -137,8 +134,7 @@ def _start(state: State) -> tuple[float, int]:
     """Make a writer with a process; return the seconds until it was ready, and the bytes that are its own."""
     others = psutil.Process().children()
     began = time.perf_counter()
-    with asyncsave.Writer(backend="process") as writer:
-        writer.warmup(state)
+    with closing(AsyncSave("process", state)):
         seconds = time.perf_counter() - began
         (process,) = (child for child in psutil.Process().children() if child not in others)
         return seconds, process.memory_full_info().uss

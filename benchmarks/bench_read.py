@@ -21,11 +21,15 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import asyncsave
+from asyncsave.bench.probes import RawDisk, warm_pages
+from asyncsave.bench.rounds import interleave
+from asyncsave.bench.spread import Spread
+from asyncsave.bench.states import State, same_tensors, tensor_bytes
+from asyncsave.memory import Pages
 from benchmarks.conftest import Bench
-from benchmarks.probes import HugeBuffer, RawDisk, drop_cache
-from benchmarks.race import Spread, interleave, ratios, recorded_time
+from benchmarks.probes import PAGE, drop_cache
+from benchmarks.race import ratios, recorded_time
 from benchmarks.report import Figure
-from benchmarks.states import State, same_tensors, tensor_bytes
 
 QUESTION = "cold read"
 ROOM = 2.2  # torch.load takes the file twice: in the page cache and in its tensors
@@ -44,7 +48,7 @@ class Sample:
 @pytest.fixture(scope="module")
 def written(bench: Bench, standard: State) -> Iterator[Path]:
     """Save the standard state once."""
-    path = bench.path()
+    path = bench.folder / "checkpoint"
     asyncsave.save(standard, path)
     yield path
     path.unlink()
@@ -56,10 +60,10 @@ def reads(bench: Bench, standard: State, written: Path) -> dict[str, list[Sample
     assert asyncsave.verify(written).ok
     assert same_tensors(standard, asyncsave.load(written))
     with ExitStack() as stack:
-        buffer = stack.enter_context(closing(HugeBuffer(written.stat().st_size)))
-        disk = stack.enter_context(closing(RawDisk(bench.folder, buffer)))
+        memory = stack.enter_context(closing(warm_pages(written.stat().st_size)))
+        disk = stack.enter_context(closing(RawDisk(bench.folder, memory)))
         runs: dict[str, Callable[[], object]] = {
-            "raw read": lambda: disk.read(written),
+            "raw read": lambda: disk.read(written.name),
             "asyncsave.verify": lambda: asyncsave.verify(written),
             "asyncsave.load": lambda: asyncsave.load(written),
             "torch.load": lambda: torch.load(written, weights_only=True),
@@ -92,7 +96,8 @@ def bench_read(
 
 def _cold(path: Path, read: Callable[[], object]) -> Sample:
     resident = drop_cache(path)
-    HugeBuffer(int(ROOM * path.stat().st_size)).close()
+    with closing(Pages(int(ROOM * path.stat().st_size) & -PAGE)) as room:
+        room.touch(0, len(room.view))
     began = time.perf_counter()
     kept = read()
     seconds = time.perf_counter() - began

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, closing
 from functools import partial
+from pathlib import Path
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from asyncsave.bench.rounds import interleave
+from asyncsave.bench.savers import AsyncSave, Saver, TorchSave, discard
+from asyncsave.bench.spread import Spread
+from asyncsave.bench.states import State, tensor_bytes
 from benchmarks.conftest import Bench
-from benchmarks.contestants import AsyncSave, Contestant, TorchSave, discard
-from benchmarks.race import Spread, interleave, ratios, recorded_time
+from benchmarks.race import ratios, recorded_time
 from benchmarks.report import Figure
-from benchmarks.states import State, small_tensors, tensor_bytes
+from benchmarks.states import small_tensors
 
 QUESTION = "20,000 small tensors"
 COUNT = 20_000
-PROMISES = {"asyncsave": "file + folder", "torch.save": "page cache", "torch.save + fsync": "file"}
+PROMISES = {"thread": "file + folder", "torch.save": "page cache", "torch.save+fsync": "file"}
 pytestmark = pytest.mark.benchmark(group=f"{QUESTION}, caller blocked", timer=recorded_time)
 
 
@@ -29,17 +32,11 @@ def many() -> State:
 @pytest.fixture(scope="module")
 def blocked(bench: Bench, many: State) -> dict[str, list[tuple[float, float, int]]]:
     """Take turns; return seconds that the caller was held, seconds until durable, and bytes of the file."""
-    with ExitStack() as stack:
-        savers: list[Contestant] = [AsyncSave(many), TorchSave(fsync=False), TorchSave(fsync=True)]
-        for saver in savers:
-            stack.enter_context(closing(saver))
+    contestants: list[Saver] = [AsyncSave("thread", many), TorchSave(fsync=False), TorchSave(fsync=True)]
+    with bench.contest(many, contestants) as savers:
         samples = interleave({s.name: partial(_save, bench, s, many) for s in savers}, bench.rounds(9))
-        for saver in savers:
-            saver.save(many, bench.path()).wait()
-            assert saver.check(many, bench.path()), saver.name
-            discard(bench.path())
 
-    ours = [held for held, _, _ in samples["asyncsave"]]
+    ours = [held for held, _, _ in samples["thread"]]
     theirs = [held for held, _, _ in samples["torch.save"]]
     per_tensor = Spread.of([seconds / COUNT * 1e6 for seconds in ours])
     bench.report.add(Figure(f"{QUESTION}, caller blocked per tensor", "<= 12 us", per_tensor, "us", 12.0))
@@ -68,9 +65,8 @@ def bench_small(
     )
 
 
-def _save(bench: Bench, saver: Contestant, state: State) -> tuple[float, float, int]:
-    saving = saver.save(state, bench.path())
-    durable = saving.wait()
-    nbytes = bench.path().stat().st_size
-    discard(bench.path())
-    return saving.blocked, durable, nbytes
+def _save(bench: Bench, saver: Saver, state: State) -> tuple[float, float, int]:
+    path = bench.path(saver.name)
+    discard(path)
+    saving = saver.save(state, path)
+    return saving.blocked, saving.wait(), Path(path).stat().st_size

@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
-from functools import partial
-from pathlib import Path
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from asyncsave.bench.loops import Training
+from asyncsave.bench.savers import AsyncSave, Promise, Saver, Saving
+from asyncsave.bench.spread import Spread
+from asyncsave.bench.states import State, tensor_bytes
+from asyncsave.bench.timeline import Toll
 from benchmarks.conftest import Bench
-from benchmarks.contestants import AsyncSave, BareMetal, Contestant, Saving
-from benchmarks.race import Spread, interleave, recorded_time
+from benchmarks.contestants import BareMetal
+from benchmarks.race import race_beside, recorded_time
 from benchmarks.report import Figure
-from benchmarks.states import State, tensor_bytes
-from benchmarks.training import Toll, Training, take_toll
 
 QUESTION = "training step while saving"
-PROMISES = {"nothing": "-", "bare copy + raw write": "file + folder", "asyncsave": "file + folder"}
+PROMISES = {"nothing": "-", "bare copy + raw write": "file + folder", "thread": "file + folder"}
 pytestmark = pytest.mark.benchmark(group=QUESTION, timer=recorded_time)
 
 
@@ -33,16 +32,16 @@ class Nothing:
     """Saves nothing, for half a second: the control that shows the noise."""
 
     name = "nothing"
-    promise = "-"
+    promise: Promise = "page cache"
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1)
 
-    def save(self, state: State, path: Path) -> Saving:  # noqa: ARG002
+    def save(self, state: State, path: str) -> Saving:  # noqa: ARG002
         """Sleep in the background."""
-        return Saving.start(lambda: self._sleep(path))
+        return Saving.start(lambda: self._pool.submit(time.sleep, 0.5))
 
-    def check(self, state: State, path: Path) -> bool:  # noqa: ARG002
+    def check(self, state: State, path: str) -> bool:  # noqa: ARG002
         """Nothing was written, so nothing is wrong."""
         return True
 
@@ -50,25 +49,15 @@ class Nothing:
         """End the thread."""
         self._pool.shutdown()
 
-    def _sleep(self, path: Path) -> Future[Any]:
-        path.touch()
-        return self._pool.submit(time.sleep, 0.5)
-
 
 @pytest.fixture(scope="module")
 def tolls(bench: Bench, standard: State) -> Mapping[str, list[Toll]]:
     """Take turns; return what each save took."""
-    training = Training()
-    training.steps(20)
-    with ExitStack() as stack:
-        savers: list[Contestant] = [Nothing(), BareMetal(standard, bench.folder), AsyncSave(standard)]
-        for saver in savers:
-            stack.enter_context(closing(saver))
-        runs = {s.name: partial(take_toll, s, standard, bench.path(s.name), training) for s in savers}
-        samples = interleave(runs, bench.rounds(15))
-    bench.clear()
+    contestants: list[Saver] = [Nothing(), BareMetal(standard, bench.folder), AsyncSave("thread", standard)]
+    with bench.contest(standard, contestants) as savers:
+        samples = race_beside(savers, standard, bench.path, Training(), bench.rounds(15))
     for name, goal, limit in (
-        ("asyncsave", "<= 1.05", 1.05),
+        ("thread", "<= 1.05", 1.05),
         ("bare copy + raw write", "told", None),
         ("nothing", "told", None),
     ):

@@ -19,10 +19,12 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import asyncsave
+from asyncsave.bench.rounds import interleave
+from asyncsave.bench.spread import Spread
+from asyncsave.bench.states import State, same_tensors, tensor_bytes
 from benchmarks.conftest import Bench
-from benchmarks.race import Spread, interleave, ratios, recorded_time
+from benchmarks.race import ratios, recorded_time
 from benchmarks.report import Figure
-from benchmarks.states import State, same_tensors, tensor_bytes
 
 MANY, LARGE = "200 small models, durable", "1 GB step, durable"
 COUNT = 200
@@ -51,7 +53,7 @@ def many(bench: Bench, models: dict[str, State]) -> dict[str, list[float]]:
     steps = itertools.count()
     with asyncsave.Writer() as writer, asyncsave.CheckpointManager(bench.folder, version="many") as manager:
         for name in (EACH, QUEUED):
-            bench.path(name).mkdir()
+            (bench.folder / name).mkdir()
 
         def step() -> None:
             manager.save(next(steps), parts=models).result()
@@ -60,7 +62,7 @@ def many(bench: Bench, models: dict[str, State]) -> dict[str, list[float]]:
             handles = []
             turn = next(steps)  # new files, as a step's are
             for name, model in models.items():
-                handles.append(writer.save(model, bench.path(folder) / f"{turn}-{name}.pt"))
+                handles.append(writer.save(model, bench.folder / folder / f"{turn}-{name}.pt"))
                 if waits:
                     handles[-1].result()
             for handle in handles:

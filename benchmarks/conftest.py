@@ -9,16 +9,20 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.contestants import discard
-from benchmarks.probes import takes_direct
-from benchmarks.report import Report, describe, file_system
-from benchmarks.states import State, transformer_with_adamw
+from asyncsave.bench.probes import takes_direct
+from asyncsave.bench.savers import Saver
+from asyncsave.bench.states import State
+from asyncsave.storage.mounts import is_durable
+from benchmarks.probes import sync
+from benchmarks.report import Report, describe
+from benchmarks.states import transformer_with_adamw
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 ROOM = 14 * 10**9
@@ -38,14 +42,29 @@ class Bench:
         """Return how many rounds to do."""
         return quick if self.quick else full
 
-    def path(self, name: str = "checkpoint") -> Path:
+    def path(self, name: str = "checkpoint") -> str:
         """Return a path in the folder under test."""
-        return self.folder / name.replace("/", "-")
+        return str(self.folder / name)
+
+    @contextmanager
+    def contest(self, state: State, savers: list[Saver]) -> Iterator[list[Saver]]:
+        """Give the contestants; in the end check what each saved last, at its :meth:`path`, close and remove all."""
+        with ExitStack() as stack:
+            for saver in savers:
+                stack.enter_context(closing(saver))
+            yield savers
+            for saver in savers:
+                assert saver.check(state, self.path(saver.name)), saver.name
+        self.clear()
 
     def clear(self) -> None:
-        """Remove every checkpoint, and sync."""
+        """Remove every checkpoint, and sync, so that the next one does not pay for it."""
         for path in self.folder.iterdir():
-            discard(path)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        sync(self.folder)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -66,9 +85,7 @@ def bench(pytestconfig: pytest.Config) -> Iterator[Bench]:
     parent = _disk_under_test(pytestconfig.getoption("bench_dir"))
     with tempfile.TemporaryDirectory(prefix="asyncsave-bench-", dir=parent) as name:
         folder = Path(name)
-        pytestconfig.stash[_setting] = describe(folder, direct=takes_direct(folder)) | {
-            "load average at the start": f"{os.getloadavg()[0]:.2f}"
-        }
+        pytestconfig.stash[_setting] = describe(folder, direct=takes_direct(folder))
         yield Bench(folder, pytestconfig.getoption("quick"), pytestconfig.stash[_report])
 
 
@@ -79,8 +96,9 @@ def standard() -> State:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin an empty report."""
+    """Begin an empty report. It has the ratios; so pytest-benchmark's own table is for comparing runs only."""
     config.stash[_report] = Report()
+    config.option.benchmark_quiet = not config.option.benchmark_compare
 
 
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
@@ -102,7 +120,7 @@ def _disk_under_test(chosen: Path | None) -> Path:
     """Return the folder to make the temporary folder in: the one asked for, else the first that is a real disk."""
     candidates = [chosen] if chosen else [CHECKOUT.parent, CHECKOUT, Path(tempfile.gettempdir())]
     for folder in candidates:
-        fit = os.access(folder, os.W_OK) and (chosen or file_system(folder) not in {"tmpfs", "ramfs"})
+        fit = os.access(folder, os.W_OK) and (chosen or is_durable(str(folder.resolve())))
         if fit and shutil.disk_usage(folder).free >= ROOM:
             return folder
     tried = ", ".join(map(str, candidates))

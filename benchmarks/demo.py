@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import errno
 import shutil
-import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,10 +25,10 @@ from rich.table import Table
 from torch import Tensor
 
 import asyncsave
+from asyncsave.bench.states import State, flatten
 from benchmarks.charlm import Trainer, standard_library
 from benchmarks.killed_run import Life, live
 from benchmarks.saved_run import Background, Foreground, Run, Saver, train
-from benchmarks.states import State, flatten
 
 INTERRUPTED = 130  # as a shell counts a program that Ctrl-C ended
 
@@ -130,23 +129,23 @@ def _train(saver: Saver, steps: int, every: int, text: Tensor) -> Run:
 def _table(baseline: Run, ours: Run, every: int) -> Table:
     """Set what the saves took from both runs beside each other."""
     caption = (
-        f"Medians of {len(ours.rounds)} saves. Training lost: the call, and what steps beside the save took above "
+        f"Medians of {len(ours.tolls)} saves. Training lost: the call, and what steps beside the save took above "
         "the median of the quiet steps around it."
     )
     table = Table("", baseline.title, ours.title, "", box=box.SIMPLE_HEAD, caption=caption, caption_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
     figures: list[tuple[str, Callable[[Run], float]]] = [
-        ("caller blocked", lambda run: run.median(lambda save: save.blocked)),
-        ("caller blocked, longest", lambda run: max(save.blocked for save in run.rounds)),
-        ("durable after", lambda run: statistics.median(run.durable)),
-        ("training lost per save", lambda run: run.median(lambda save: save.lost)),
+        ("caller blocked", lambda run: run.median(lambda save: save.stall)),
+        ("caller blocked, longest", lambda run: max(save.stall for save in run.tolls)),
+        ("durable after", lambda run: run.median(lambda save: save.durable)),
+        ("training lost per save", lambda run: run.median(lambda save: save.cost)),
     ]
     for name, figure in figures:
         left, right = figure(baseline), figure(ours)
         table.add_row(name, _seconds(left), _seconds(right), _ratio(left, right))
     others: list[tuple[str, Callable[[Run], str]]] = [
-        ("  as a share of training", lambda run: f"{run.median(lambda save: save.lost / save.quiet) / every:.1%}"),
+        ("  as a share of training", lambda run: f"{run.median(lambda save: save.cost / save.quiet) / every:.1%}"),
         ("quiet step", lambda run: _seconds(run.median(lambda save: save.quiet))),
         ("checkpoint", lambda run: f"{run.path.stat().st_size / 1e6:.0f} MB"),
     ]

@@ -21,8 +21,10 @@ import psutil
 import torch
 
 import asyncsave
+from asyncsave.bench.footprint import Footprint
+from asyncsave.bench.states import same_tensors, tensor_bytes
 from benchmarks.probes import mapped
-from benchmarks.states import megabytes, same_tensors, tensor_bytes, transformer_with_adamw
+from benchmarks.states import megabytes, transformer_with_adamw
 
 _AT_REST = 0.5
 
@@ -30,13 +32,13 @@ _AT_REST = 0.5
 def peak(folder: Path, arenas: int) -> dict[str, int]:
     """Save three times as often as there are arenas, without a pause; return the peak in bytes."""
     state = transformer_with_adamw()
-    gc.collect()
-    before = _reset_peak()
+    footprint = Footprint()
     with asyncsave.Writer(max_pending=arenas) as writer:
         for _ in range(3 * arenas):
             writer.save(state, folder / "footprint")
         writer.flush()
-        above = _peak() - before
+        above = footprint.peak()
+    assert above is not None, "the kernel counts no peak"
     return {"arenas": arenas, "state": tensor_bytes(state), "above": above}
 
 
@@ -89,17 +91,6 @@ def _holdings() -> dict[str, int]:
         "trainer descriptors": trainer.num_fds(),
         "service descriptors": service.num_fds(),
     }
-
-
-def _reset_peak() -> int:
-    """Make the kernel count the peak anew; return the resident bytes now."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return _peak()
-
-
-def _peak() -> int:
-    status = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
 
 
 if __name__ == "__main__":

@@ -1,55 +1,30 @@
-"""Interleaved rounds, and how their samples get into pytest-benchmark.
+"""Races beside a training, ratios within a turn, and how samples get into pytest-benchmark.
 
-A disk and a pair of cores that others use too change from minute to minute. So contestants never run one after the
-other, but in turns, A B C, B C A, C A B. The first turn is dropped; ratios are taken within a turn, then their median.
+Contestants take turns (`asyncsave.bench.rounds`); ratios are taken within a turn, then their median.
 """
 
 from __future__ import annotations
 
-import gc
-import os
-import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from pytest_benchmark.fixture import BenchmarkFixture
 
-Result = TypeVar("Result")
+from asyncsave.bench.loops import Loop
+from asyncsave.bench.rounds import QUIET_STEPS, interleave, save_beside
+from asyncsave.bench.savers import Saver
+from asyncsave.bench.states import State
+from asyncsave.bench.timeline import Toll, tolls
 
 
-def interleave(runs: Mapping[str, Callable[[], Result]], rounds: int) -> dict[str, list[Result]]:
-    """Run all in turns, ``rounds`` times after one that is dropped; return the results of each, in order."""
-    results: dict[str, list[Result]] = {name: [] for name in runs}
-    for turn in range(rounds + 1):
-        gc.collect()
-        names = list(runs)
-        start = turn % len(names)  # nobody always comes after the same one
-        for name in names[start:] + names[:start]:
-            os.sync()  # what the one before left in the page cache is not this one's to pay for
-            result = runs[name]()
-            if turn > 0:
-                results[name].append(result)
-    return results
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A median and the range that it was taken from."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, samples: Sequence[float]) -> Spread:
-        """Sum up samples."""
-        return cls(statistics.median(samples), min(samples), max(samples))
-
-    def show(self, scale: float = 1.0, digits: int = 2) -> str:
-        """Return "median (low..high)", each times ``scale``."""
-        low, middle, high = (f"{value * scale:.{digits}f}" for value in (self.low, self.median, self.high))
-        return f"{middle} ({low}..{high})"
+def race_beside(
+    savers: Sequence[Saver], state: State, path: Callable[[str], str], loop: Loop, rounds: int
+) -> dict[str, list[Toll]]:
+    """Let all save in turns beside one training, each over its own last file; return what each save took."""
+    for _ in range(QUIET_STEPS):
+        loop.step()
+    runs = {saver.name: partial(save_beside, saver, state, path(saver.name), loop) for saver in savers}
+    return {name: [tolls(one)[0] for one in found] for name, found in interleave(runs, rounds).items()}
 
 
 def ratios(samples: Sequence[float], to: Sequence[float]) -> list[float]:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-import asyncsave
-from benchmarks.race import Spread, replay
+from asyncsave.bench import machine
+from asyncsave.bench.spread import Spread
+from asyncsave.units import size
+from benchmarks.race import replay
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ class Report:
                 row.contestant,
                 *_time(row.seconds),
                 str(row.rounds),
-                _bytes(row.nbytes),
+                size(row.nbytes),
                 row.promise,
                 row.cache,
             )
@@ -124,42 +122,21 @@ class Report:
 
 def describe(folder: Path, *, direct: bool) -> dict[str, str]:
     """Return what the figures depend on: machine, system, versions."""
-    memory = psutil.virtual_memory().total / 2**30
+    found = machine.describe(str(folder), direct=direct)
     return {
-        "machine": f"{_cpu()}, {os.cpu_count()} cores, {memory:.0f} GiB",
-        "kernel": f"{platform.system()} {platform.release()}, huge pages {_huge_pages()}",
-        "file system": f"{file_system(folder)}, {'takes' if direct else 'refuses'} O_DIRECT",
+        "machine": f"{found['cpu']}, {found['cores']} cores, {found['memory_bytes'] / 2**30:.0f} GiB",
+        "kernel": f"{found['kernel']}, huge pages {_huge_pages()}",
+        "file system": f"{found['file_system']}, {'takes' if direct else 'refuses'} O_DIRECT",
         "versions": ", ".join(
-            [
-                f"asyncsave {asyncsave.__version__}",
-                f"Python {platform.python_version()}",
-                *(f"{name} {version(name)}" for name in _PACKAGES),
-            ]
+            [f"Python {found['python']}", *(f"{name} {machine.installed(name)}" for name in _PACKAGES)]
         ),
         "torch threads": str(torch.get_num_threads()),
+        "load average at the start": f"{found['load']:.2f}",
+        "contestants": "thread and process are asyncsave's, by its backends",
     }
 
 
-def file_system(folder: Path) -> str:
-    """Return the type of the file system that a folder lies on."""
-    target = folder.resolve()
-    best = max(
-        (part for part in psutil.disk_partitions(all=True) if target.is_relative_to(part.mountpoint)),
-        key=lambda part: len(part.mountpoint),
-        default=None,
-    )
-    return best.fstype if best else "unknown"
-
-
-_PACKAGES = ("torch", "numpy", "safetensors", "isal", "pytest-benchmark")
-
-
-def _cpu() -> str:
-    try:
-        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0].split(":", 1)[1].strip() if names else platform.processor() or platform.machine()
+_PACKAGES = ("asyncsave", "torch", "numpy", "safetensors", "isal", "pytest-benchmark")
 
 
 def _huge_pages() -> str:
@@ -174,13 +151,6 @@ def _time(spread: Spread) -> tuple[str, str]:
     scale, unit, digits = (1.0, "s", 2) if spread.median >= 1 else (1e3, "ms", 1 if spread.median >= 1e-3 else 3)
     low, middle, high = (f"{value * scale:.{digits}f}" for value in (spread.low, spread.median, spread.high))
     return f"{middle} {unit}", f"{low}..{high}"
-
-
-def _bytes(nbytes: int) -> str:
-    for scale, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "KB")):
-        if nbytes >= scale:
-            return f"{nbytes / scale:.3g} {unit}"
-    return f"{nbytes} B"
 
 
 def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:

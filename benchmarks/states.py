@@ -6,12 +6,9 @@ the number and the size of the tensors only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
-
 import torch
 
-State = dict[str, Any]
+from asyncsave.bench.states import State, synthetic
 
 
 def transformer_with_adamw(layers: int = 12, width: int = 768) -> State:
@@ -51,7 +48,7 @@ def transformer_with_adamw(layers: int = 12, width: int = 768) -> State:
 
 def small_tensors(count: int = 20_000, floats: int = 32) -> State:
     """Return ``count`` tensors of ``floats`` float32 values, each in its own storage."""
-    return {f"tensor.{i}": _noise(floats) for i in range(count)}
+    return synthetic(4 * count * floats, count)
 
 
 def tiny() -> State:
@@ -64,32 +61,5 @@ def megabytes(size: int) -> State:
     return small_tensors(count=size, floats=250_000)
 
 
-def flatten(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Return the tensors of a nested state under dotted names, in order; tensors are shared, not copied."""
-    return dict(_walk("", state))
-
-
-def tensor_bytes(state: Mapping[str, Any]) -> int:
-    """Return the bytes of all tensors of a state."""
-    return sum(t.nbytes for t in flatten(state).values())
-
-
-def same_tensors(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
-    """Say whether two states hold the same names with bitwise equal tensors (no NaN is ever in these states)."""
-    ours, theirs = flatten(left), flatten(right)
-    return list(ours) == list(theirs) and all(torch.equal(ours[name], theirs[name]) for name in ours)
-
-
 def _noise(*shape: int) -> torch.Tensor:
     return torch.empty(shape).uniform_(-1.0, 1.0)
-
-
-def _walk(prefix: str, node: object) -> Iterator[tuple[str, torch.Tensor]]:
-    if isinstance(node, torch.Tensor):
-        yield prefix, node
-    elif isinstance(node, Mapping):
-        for key, value in node.items():
-            yield from _walk(f"{prefix}.{key}" if prefix else str(key), value)
-    elif isinstance(node, Sequence) and not isinstance(node, str):
-        for index, value in enumerate(node):
-            yield from _walk(f"{prefix}.{index}", value)

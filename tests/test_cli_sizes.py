@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncsave.cli.sizes import duration, nbytes_of, seconds_of, share_of, size
+from asyncsave.cli.sizes import nbytes_of, seconds_of, share_of
 from asyncsave.errors import OptionError
+from asyncsave.units import duration, size
 
 UNITS = {"": 1, "B": 1} | {
     f"{letter}{i}{b}": base ** (power + 1)
@@ -134,12 +135,12 @@ def test_a_duration_that_was_written_is_read_again(seconds):
     """In three digits; microseconds are only written."""
     written = duration(seconds)
     number, unit = written.split()
-    assert (float(number) * 1e-6 if unit == "us" else seconds_of(written)) == pytest.approx(seconds, rel=0.0051)
+    assert (float(number) * 1e-6 if unit == "µs" else seconds_of(written)) == pytest.approx(seconds, rel=0.0051)
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0 s"), (5e-7, "0.5 us"), (0.0032, "3.2 ms"), (1.5, "1.5 s"), (119, "119 s"), (120, "2 min"),
+    [(0, "0 s"), (5e-7, "0.5 µs"), (0.0032, "3.2 ms"), (1.5, "1.5 s"), (119, "119 s"), (120, "2 min"),
      (5400, "90 min"), (7200, "2 h"), (0.9999, "1000 ms"), (1e9, "11574 d"), (172_800, "2 d"), (-0.5, "-500 ms")],
 )  # fmt: skip
 def test_durations_that_are_written(seconds, text):

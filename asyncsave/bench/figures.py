@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from asyncsave.bench.labels import label_ends, text_on, whole_decades
 from asyncsave.bench.palette import INK, PAPER, PHASES, RULE, SOFT, colour_of
 from asyncsave.bench.series import HELD_PHASES, Plot
-from asyncsave.bench.units import rate, seconds, size
+from asyncsave.units import duration, rate, size
 
 __all__ = ["STYLE", "draw"]
 
@@ -92,7 +92,7 @@ def _timeline(plot: Plot) -> Figure:
     else:
         axes[0].set_ylim(0, 1.18 * most)
         axes[0].yaxis.set_major_locator(MaxNLocator(3))
-    axes[0].yaxis.set_major_formatter(FuncFormatter(lambda ms, _: seconds(ms / 1e3)))
+    axes[0].yaxis.set_major_formatter(FuncFormatter(lambda ms, _: duration(ms / 1e3)))
     axes[-1].xaxis.set_major_formatter(FuncFormatter(_signed))
     axes[-1].set_xlabel("time from the call of the save")
     fig.supylabel("time of a step", fontsize=9.5, color=SOFT)
@@ -114,7 +114,7 @@ def _phases(plot: Plot) -> Figure:
             axis.barh(place, ms, left=left, height=0.62, color=colour, edgecolor=PAPER, linewidth=0.6)
             if ms > _WIDE_ENOUGH * longest:
                 said: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9, "color": text_on(colour)}
-                axis.text(left + ms / 2, place, seconds(ms / 1e3), **said)
+                axis.text(left + ms / 2, place, duration(ms / 1e3), **said)
             left += ms
         axis.text(left + 0.012 * longest, place, plot.notes[mode], va="center", fontsize=9.5, fontweight="bold")
     axis.set_yticks(range(len(modes)), modes)
@@ -125,7 +125,7 @@ def _phases(plot: Plot) -> Figure:
     axis.grid(visible=False, axis="y")
     axis.tick_params(axis="y", length=0)
     axis.spines["left"].set_visible(False)
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda ms, _: seconds(ms / 1e3)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda ms, _: duration(ms / 1e3)))
     axis.set_xlabel("from the call until complete")
     _legend_of_phases(fig, plot)
     return fig
@@ -176,7 +176,7 @@ def _lines(axis: Axes, plot: Plot, column: int) -> None:
     axis.set(xscale="log", yscale="log")
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.yaxis.set_minor_formatter(NullFormatter())
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda ms, _: seconds(ms / 1e3)))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda ms, _: duration(ms / 1e3)))
     axis.set_ylabel("held by the call")
     whole_decades(axis)
     label_ends(axis, ends)
@@ -228,13 +228,13 @@ def _interval(plot: Plot) -> Figure:
     axis.plot(*best, "o", ms=10, mfc=PAPER, mec=colour_of(modes[0], modes), mew=2.4, zorder=5)
     above: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "bottom", "zorder": 4}
     above["bbox"] = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.85, "pad": 1.0}
-    axis.annotate(f"every {seconds(best[0])}", best, xytext=(0, 9), fontweight="bold", **above)
+    axis.annotate(f"every {duration(best[0])}", best, xytext=(0, 9), fontweight="bold", **above)
     axis.annotate(f"budget {budget:.3g} %", (best[0], budget), xytext=(0, 3), color=SOFT, **above)
     if marks["disk_s"] > min(row[1] for row in plot.rows):
         axis.axvspan(min(row[1] for row in plot.rows) / 2, marks["disk_s"], color=RULE, alpha=0.6, lw=0)
     axis.set_xlim(min(row[1] for row in plot.rows), max(row[1] for row in plot.rows))
     axis.xaxis.set_major_locator(FixedLocator(_MOMENTS))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: seconds(value)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(value)))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g} %"))
     axis.yaxis.set_minor_formatter(NullFormatter())
@@ -273,4 +273,4 @@ def _of(plot: Plot, mode: str) -> list[tuple[Any, ...]]:
 
 
 def _signed(value: float, _: object) -> str:
-    return seconds(value) if value >= 0 else f"\N{MINUS SIGN}{seconds(-value)}"
+    return duration(value) if value >= 0 else f"\N{MINUS SIGN}{duration(-value)}"

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from asyncsave.bench.units import plain
 from asyncsave.errors import LoadError, OptionError
+from asyncsave.units import plain
 
 __all__ = ["MOST_BYTES", "Measured", "measured", "parsed"]
 

@@ -11,7 +11,7 @@ from asyncsave.bench.palette import DARK
 from asyncsave.bench.plots import inline
 from asyncsave.bench.series import Plot
 from asyncsave.bench.stylesheet import stylesheet, variable
-from asyncsave.bench.units import plain, rate, seconds, share, short, size
+from asyncsave.units import duration, plain, rate, share, short, size
 
 __all__ = ["page"]
 
@@ -110,7 +110,7 @@ def _mode(name: str, found: Mapping[str, Any], *, chosen: bool) -> str:
         _cell(_ms(found["cost_ms"]["median"]), _between(found["cost_ms"])),
         _cell(_ms(found["stall_ms"]["median"]), f"p95 {_ms(found['stall_ms']['p95'])}"),
         _cell("none" if inflation is None else f"{100 * (inflation - 1):+.1f} %"),
-        _cell(seconds(found["durable_s"]), rate(found["durable_mb_s"])),
+        _cell(duration(found["durable_s"]), rate(found["durable_mb_s"])),
         _cell(share(found["share_of_disk"])),
         _cell(_ms(found["first_ms"])),
         _cell("unknown" if peak is None else size(peak)),
@@ -190,4 +190,4 @@ def _said(text: object) -> str:
 
 
 def _ms(value: float) -> str:
-    return seconds(value / 1e3)
+    return duration(value / 1e3)

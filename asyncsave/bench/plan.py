@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from asyncsave.bench.grid import MOST_PROBED, START_S, Grid, grid
-from asyncsave.bench.units import seconds
 from asyncsave.errors import OptionError
 from asyncsave.options import above_zero, at_least
+from asyncsave.units import duration
 
 __all__ = ["ALL_MODES", "LEAST_SAVES", "PROBES", "Estimate", "Needs", "Plan", "estimate"]
 
@@ -181,7 +181,7 @@ def estimate(plan: Plan, nbytes: int, *, step: float, quiet_steps: int, save: fl
     if in_time < 1:
         least = (1 + _ASIDE) * turn + aside
         raise OptionError(
-            f"this would take {seconds(least)} at least, and {seconds(plan.seconds)} are allowed: take a smaller "
+            f"this would take {duration(least)} at least, and {duration(plan.seconds)} are allowed: take a smaller "
             "state, fewer modes, or a higher limit"
         )
     return Estimate((saves + _ASIDE) * turn + aside, needs.written(saves), needs.disk, needs.memory, saves)

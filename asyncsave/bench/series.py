@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from asyncsave.bench.advice import BUDGET, Advice, Plan, advise, lost
-from asyncsave.bench.units import rate, seconds, share, short, size
+from asyncsave.units import duration, rate, share, short, size
 
 __all__ = ["HELD_PHASES", "MTBF_S", "Plot", "plan_of", "plots_of"]
 
@@ -95,8 +95,8 @@ def _timeline(document: Document) -> Plot:
             # A step may hold the call of a save; what the call took is not the step's.
             held = sum(max(0.0, min(ended, returned) - max(began, called)) for called, returned, _ in saves)
             rows.append((short(mode), "step", began - zero, ended - zero, "", 1e3 * (ended - began - held)))
-        notes[short(mode)] = f"held {seconds(found['stall_ms']['median'] / 1e3)}{_slower(found['inflation'])}"
-    quiet = seconds(document["training"]["quiet_ms"]["median"] / 1e3)
+        notes[short(mode)] = f"held {duration(found['stall_ms']['median'] / 1e3)}{_slower(found['inflation'])}"
+    quiet = duration(document["training"]["quiet_ms"]["median"] / 1e3)
     return Plot(
         "timeline",
         "Steps around a save",
@@ -114,9 +114,9 @@ def _slower(inflation: float | None) -> str:
 
 def _phases(document: Document) -> Plot:
     rows = [(short(mode), *part) for mode, found in document["modes"].items() for part in _parts(found)]
-    notes = {short(mode): seconds(found["durable_s"]) for mode, found in document["modes"].items()}
+    notes = {short(mode): duration(found["durable_s"]) for mode, found in document["modes"].items()}
     said = "; ".join(
-        f"{short(mode)} holds the loop for {seconds(found['stall_ms']['median'] / 1e3)} of {notes[short(mode)]}"
+        f"{short(mode)} holds the loop for {duration(found['stall_ms']['median'] / 1e3)} of {notes[short(mode)]}"
         for mode, found in document["modes"].items()
     )
     return Plot(
@@ -168,7 +168,7 @@ def _tensors(points: list[dict[str, Any]]) -> Plot:
 
 def _at_most(rows: list[tuple[Any, ...]], where: str) -> str:
     most = max(row[1] for row in rows)
-    said = ", ".join(f"{mode} {seconds(stall / 1e3)}" for mode, x, stall, *_ in rows if x == most)
+    said = ", ".join(f"{mode} {duration(stall / 1e3)}" for mode, x, stall, *_ in rows if x == most)
     return f"{where[0].upper()}{where[1:]}: {said}."
 
 
@@ -204,7 +204,7 @@ def _interval(document: Document) -> Plot:
         "interval",
         "How often to save",
         f"What saving by {short(modes[0])} costs, and what is lost in all with the work that a failure undoes, if runs "
-        f"fail once in {seconds(MTBF_S)}. Best is a save every {seconds(middle)} ({chosen.reason}): an overhead of "
+        f"fail once in {duration(MTBF_S)}. Best is a save every {duration(middle)} ({chosen.reason}): an overhead of "
         f"{share(found.overhead)}, {share(found.lost)} lost in all. The optimum is flat: twice or half of it does "
         f"little harm. The budget is {share(BUDGET)}. For other figures: asyncsave advise.",
         ("mode", "interval_s", "overhead_percent", "lost_percent"),

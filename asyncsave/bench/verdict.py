@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from asyncsave.bench.spread import Spread
-from asyncsave.bench.units import seconds as _time
+from asyncsave.units import duration as _time
 
 __all__ = ["BASELINES", "OURS", "Finding", "decide"]
 

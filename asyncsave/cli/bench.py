@@ -9,11 +9,12 @@ import typer
 
 from asyncsave.bench.plan import ALL_MODES, Plan
 from asyncsave.bench.table import told
-from asyncsave.cli.sizes import duration, nbytes_of, seconds_of, size
+from asyncsave.cli.sizes import nbytes_of, seconds_of
 from asyncsave.cli.terminal import FINDINGS, Json, Terminal, answering
 from asyncsave.storage.folders import put_file
 from asyncsave.storage.system import System
 from asyncsave.storage.target import resolve
+from asyncsave.units import duration, size
 
 __all__ = ["bench", "bench_fresh"]
 

@@ -12,9 +12,9 @@ from asyncsave.catalogue.info import CheckpointInfo
 from asyncsave.catalogue.listing import Listing
 from asyncsave.cli.plain import shortest
 from asyncsave.cli.runs import DryRun, Run, held, the_version
-from asyncsave.cli.sizes import size
 from asyncsave.cli.terminal import Json, Terminal, Yes, answering
 from asyncsave.runs.cleaning import clean as remove
+from asyncsave.units import size
 
 __all__ = ["clean"]
 

@@ -10,10 +10,11 @@ import typer
 from rich import box
 from rich.table import Table
 
-from asyncsave.cli.sizes import nbytes_of, size
+from asyncsave.cli.sizes import nbytes_of
 from asyncsave.cli.terminal import FINDINGS, Json, Terminal, answering
 from asyncsave.doctor.check import Check
 from asyncsave.errors import OptionError
+from asyncsave.units import size
 
 __all__ = ["doctor"]
 

@@ -9,9 +9,9 @@ import typer
 
 from asyncsave.cli.plain import shortest
 from asyncsave.cli.runs import Metric, Mode, Run, the_checkpoint
-from asyncsave.cli.sizes import size
 from asyncsave.cli.terminal import Json, Yes, answering
 from asyncsave.storage.target import resolve
+from asyncsave.units import size
 
 __all__ = ["export"]
 

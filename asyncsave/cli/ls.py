@@ -14,10 +14,10 @@ from asyncsave.catalogue.listing import Listing, Look
 from asyncsave.catalogue.names import parse
 from asyncsave.cli.plain import shortest
 from asyncsave.cli.runs import Run, about, age, epoch_of, kind_of, metrics_of, versions_in
-from asyncsave.cli.sizes import size
 from asyncsave.cli.terminal import FAILED, FINDINGS, Json, Terminal, answering
 from asyncsave.errors import CorruptCheckpointError, LoadError
 from asyncsave.runs.selection import look_at
+from asyncsave.units import size
 
 __all__ = ["ls"]
 

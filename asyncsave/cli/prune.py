@@ -13,10 +13,10 @@ from asyncsave.catalogue.listing import Listing
 from asyncsave.catalogue.retention import Retention, Verdict
 from asyncsave.cli.plain import plain, shortest
 from asyncsave.cli.runs import DryRun, Metric, Mode, Run, held, the_version
-from asyncsave.cli.sizes import size
 from asyncsave.cli.terminal import FAILED, Json, Terminal, Yes, answering
 from asyncsave.runs.pruning import carry_out, judge
 from asyncsave.runs.selection import look_at
+from asyncsave.units import size
 
 __all__ = ["prune"]
 

@@ -18,10 +18,10 @@ from asyncsave.catalogue.names import MANIFEST, parse
 from asyncsave.catalogue.retention import Mode as Best
 from asyncsave.catalogue.versions import versions_below
 from asyncsave.cli.plain import for_json, plain
-from asyncsave.cli.sizes import duration
 from asyncsave.errors import CheckpointNotFoundError, OptionError, VersionInUseError
 from asyncsave.runs.selection import Which, find, look_at
 from asyncsave.runs.version import Version
+from asyncsave.units import duration
 
 __all__ = [
     "DryRun",

@@ -16,8 +16,8 @@ from asyncsave.catalogue.manifest import Manifest
 from asyncsave.catalogue.names import MANIFEST
 from asyncsave.cli.plain import for_json, plain, shortest
 from asyncsave.cli.runs import Metric, Mode, Run, about, age, epoch_of, kind_of, metrics_of, moment, the_checkpoint
-from asyncsave.cli.sizes import size
 from asyncsave.cli.terminal import Json, Terminal, answering
+from asyncsave.units import size
 
 __all__ = ["show"]
 

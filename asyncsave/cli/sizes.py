@@ -1,4 +1,4 @@
-"""Sizes and durations as people write them, and back."""
+"""Sizes, durations and shares, read as people write them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import re
 
 from asyncsave.errors import OptionError
 
-__all__ = ["duration", "nbytes_of", "seconds_of", "share_of", "size"]
+__all__ = ["nbytes_of", "seconds_of", "share_of"]
 
 _SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+) *([kmgtp]i?)?b?", re.IGNORECASE | re.ASCII)
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+) *(ms|s|min|m|h|d)?", re.IGNORECASE | re.ASCII)
 _SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _LETTERS = "kmgtp"
 _MOST = 1 << 60
-_FOUR_DIGITS = 999.5
 
 
 def nbytes_of(text: str) -> int:
@@ -60,24 +59,3 @@ def share_of(text: str) -> float:
     if not 0 < share < 1:
         raise OptionError(f"{text!r} is no share: write it as 3.5% or 0.035")
     return share
-
-
-def size(nbytes: float) -> str:
-    """Write bytes for people, in three digits and powers of ten: ``"1.02 GB"``."""
-    for power, letter in ((5, "P"), (4, "T"), (3, "G"), (2, "M"), (1, "k")):
-        if nbytes >= 999.5 * 1000 ** (power - 1):
-            return f"{_three(nbytes / 1000**power)} {letter}B"
-    return f"{nbytes:.0f} B"
-
-
-def duration(seconds: float) -> str:
-    """Write seconds for people, in three digits: ``"3.2 ms"``, ``"1.5 h"``."""
-    for unit, scale in (("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if abs(seconds) >= scale * (2 if scale > 1 else 1):
-            return f"{_three(seconds / scale)} {unit}"
-    return f"{_three(seconds * 1e6)} us" if seconds else "0 s"
-
-
-def _three(number: float) -> str:
-    """Write a number in three digits; a large one whole, without the exponent that nobody reads back."""
-    return f"{number:.0f}" if abs(number) >= _FOUR_DIGITS else f"{number:.3g}"

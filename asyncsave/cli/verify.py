@@ -10,9 +10,9 @@ from rich import box
 from rich.table import Table
 
 from asyncsave.cli.plain import plain, shortest
-from asyncsave.cli.sizes import size
 from asyncsave.cli.terminal import FAILED, FINDINGS, Json, Terminal, answering
 from asyncsave.runs.checking import Checked, File, check_all, files_at
+from asyncsave.units import size
 
 __all__ = ["verify"]
 

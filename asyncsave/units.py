@@ -1,22 +1,22 @@
-"""Figures of a report as people read them, in three digits."""
+"""Figures as people read them, in three digits."""
 
 from __future__ import annotations
 
-__all__ = ["plain", "rate", "seconds", "share", "short", "size"]
+__all__ = ["duration", "plain", "rate", "share", "short", "size"]
 
 _LETTERS = "kMGTP"
 _SHORT = 24
 
 
-def seconds(value: float) -> str:
+def duration(seconds: float) -> str:
     """Write seconds: ``"3.2 ms"``, ``"1.5 h"``."""
     for unit, scale in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
-        if value >= 2 * scale or value == scale:
-            return f"{_three(value / scale)} {unit}"
+        if seconds >= 2 * scale or seconds == scale:
+            return f"{_three(seconds / scale)} {unit}"
     for unit, scale in (("s", 1.0), ("ms", 1e-3)):
-        if abs(value) >= scale:
-            return f"{_three(value / scale)} {unit}"
-    return f"{_three(value * 1e6)} µs" if value else "0 s"
+        if abs(seconds) >= scale:
+            return f"{_three(seconds / scale)} {unit}"
+    return f"{_three(seconds * 1e6)} µs" if seconds else "0 s"
 
 
 def size(nbytes: float) -> str:
