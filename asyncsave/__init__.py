@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from asyncsave.catalogue.info import CheckpointFile, CheckpointInfo
     from asyncsave.catalogue.retention import Retention, Verdict
     from asyncsave.handle import SaveHandle
+    from asyncsave.inspection.contents import inspect
+    from asyncsave.inspection.saved import Contents, SavedRecord, SavedTensor, SavedValue, Versions, WeightsOnly
     from asyncsave.loading import load
     from asyncsave.runs.manager import CheckpointManager
     from asyncsave.runs.preemption import PreemptionGuard
@@ -47,6 +49,7 @@ __all__ = [
     "CheckpointInfo",
     "CheckpointManager",
     "CheckpointNotFoundError",
+    "Contents",
     "CorruptCheckpointError",
     "FormatVersionError",
     "LoadError",
@@ -61,11 +64,16 @@ __all__ = [
     "SaveError",
     "SaveHandle",
     "SaveResult",
+    "SavedRecord",
+    "SavedTensor",
+    "SavedValue",
     "StagingError",
     "TrainingState",
     "Verdict",
     "VerifyReport",
     "VersionInUseError",
+    "Versions",
+    "WeightsOnly",
     "Writer",
     "WriterClosedError",
     "WriterDiedError",
@@ -74,6 +82,7 @@ __all__ = [
     "aio",
     "check_errors",
     "flush",
+    "inspect",
     "load",
     "profile",
     "save",
@@ -93,6 +102,8 @@ _MODULES = {
     "catalogue.info": ("CheckpointFile", "CheckpointInfo"),
     "catalogue.retention": ("Retention", "Verdict"),
     "handle": ("SaveHandle",),
+    "inspection.contents": ("inspect",),
+    "inspection.saved": ("Contents", "SavedRecord", "SavedTensor", "SavedValue", "Versions", "WeightsOnly"),
     "loading": ("load",),
     "runs.manager": ("CheckpointManager",),
     "runs.preemption": ("PreemptionGuard",),

@@ -7,7 +7,7 @@ or as they are asked for; :func:`scan` keeps nothing and looks at the bytes betw
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from asyncsave.errors import CorruptCheckpointError, LoadError
@@ -18,9 +18,10 @@ from asyncsave.memory import Pages
 from asyncsave.storage.source import Source
 from asyncsave.workers import Workers
 
-__all__ = ["Records", "Scan", "scan"]
+__all__ = ["BLOCK", "Records", "Scan", "scan"]
 
-_BLOCK = 8 << 20
+BLOCK = 8 << 20
+"""Bytes that are read at once."""
 _SLAB = 1 << 20
 """Records of fewer bytes share a mapping with their neighbours; larger ones have their own, so that
 dropping one tensor frees its memory."""
@@ -44,7 +45,7 @@ class _Slab:
 
     def blocks(self) -> Iterator[tuple[_Slab, int]]:
         """Return the slab's blocks, by their offset in it."""
-        return ((self, at) for at in range(0, self.nbytes, _BLOCK))
+        return ((self, at) for at in range(0, self.nbytes, BLOCK))
 
 
 def _slabs(entries: Iterable[Entry]) -> Iterator[_Slab]:
@@ -104,7 +105,7 @@ class Records:
 
         def read(block: tuple[_Slab, int]) -> None:
             slab, at = block
-            piece = slab.memory[at : at + _BLOCK]
+            piece = slab.memory[at : at + BLOCK]
             slab.pages.touch(at, len(piece))
             self._source.fill(piece, slab.start + at)
             if not self._check:
@@ -131,7 +132,7 @@ def _combined(slab: _Slab, parts: dict[tuple[int, int], int]) -> int:
     begin = entry.offset - slab.start
     crc = 0
     for _, at in slab.blocks():
-        length = min(at + _BLOCK, begin + entry.nbytes) - max(at, begin)
+        length = min(at + BLOCK, begin + entry.nbytes) - max(at, begin)
         crc = combine(crc, parts[entry.offset, at], max(0, length))
     return crc
 
@@ -169,18 +170,18 @@ class Scan(NamedTuple):
     whole: int
 
 
-def scan(source: Source, index: Index, workers: Workers) -> Scan:
-    """Read every byte of a file once; keep none."""
+def scan(source: Source, index: Index, workers: Workers, told: Callable[[int], object] | None = None) -> Scan:
+    """Read every byte of a file once; keep none. ``told`` hears of every block, on the thread that has read it."""
     bounds = _segments(index, source.nbytes)
     buffers = threading.local()
     found: list[_Part] = []
 
     def look(start: int) -> None:
         if not hasattr(buffers, "block"):
-            pages = Pages(_BLOCK)
-            pages.touch(0, _BLOCK)
+            pages = Pages(BLOCK)
+            pages.touch(0, BLOCK)
             buffers.block = pages.view
-        stop = min(start + _BLOCK, source.nbytes)
+        stop = min(start + BLOCK, source.nbytes)
         source.fill(buffers.block[: (stop - start + PAGE - 1) & -PAGE], start)
         parts = []
         for number in _touching(bounds, start, stop):
@@ -188,8 +189,10 @@ def scan(source: Source, index: Index, workers: Workers) -> Scan:
             crc = crc32(buffers.block[first - start : last - start])
             parts.append(_Part(number, first, last - first, crc))
         found.extend(parts)
+        if told is not None:
+            told(stop - start)
 
-    workers.each(look, range(0, source.nbytes, _BLOCK))
+    workers.each(look, range(0, source.nbytes, BLOCK))
     crcs = [0] * len(bounds)
     image = whole = 0
     for part in sorted(found, key=lambda part: (part.start, part.segment)):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from asyncsave import pending
 from asyncsave.cores import cores
 from asyncsave.errors import CorruptCheckpointError, LoadError
 from asyncsave.image.index import Index, is_zip, read_index
 from asyncsave.options import file_path
-from asyncsave.reading import Scan, scan
+from asyncsave.reading import BLOCK, Scan, scan
 from asyncsave.result import Problem, VerifyReport
 from asyncsave.storage.source import Source, open_source
 from asyncsave.workers import Workers
@@ -42,8 +43,14 @@ def verify(f: str | os.PathLike[str]) -> VerifyReport:
         return check(source)[0]
 
 
-def check(source: Source) -> tuple[VerifyReport, int]:
-    """Verify a source that is open already; return the report, and the CRC-32 of all its bytes."""
+def check(source: Source, told: Callable[[int], object] | None = None) -> tuple[VerifyReport, int]:
+    """Verify a source that is open already; return the report, and the CRC-32 of all its bytes.
+
+    Args:
+        source: The file.
+        told: Called with a number of bytes whenever so many more have been read, on the thread that has read them.
+            What it raises ends the check, and comes out.
+    """
     index = Index([], None, source.nbytes, checksums=False)
     trouble: Problem | None = None
     try:
@@ -55,9 +62,9 @@ def check(source: Source) -> tuple[VerifyReport, int]:
         trouble = Problem(error.record, "container", error.expected, error.found)
     except LoadError as error:
         trouble = Problem(None, "foreign", "a checkpoint's records", str(error))
-    workers = Workers(min(4, cores()), "asyncsave-verify")
+    workers = Workers(min(4, cores(), 1 + source.nbytes // BLOCK), "asyncsave-verify")
     try:
-        found = scan(source, index, workers)
+        found = scan(source, index, workers, told)
     finally:
         workers.close()
     if trouble is None and "data.pkl" not in found.records:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+import mmap
 import zipfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from asyncsave.image.crc import crc32
 from asyncsave.image.layout import plan
 from asyncsave.image.torchzip import seal
 
-__all__ = ["archive_of", "image_of"]
+__all__ = ["archive_of", "hollow", "image_of"]
 
 
 def image_of(records: Sequence[tuple[str, bytes]]) -> tuple[bytes, str]:
@@ -22,6 +24,17 @@ def image_of(records: Sequence[tuple[str, bytes]]) -> tuple[bytes, str]:
     digest = seal(memoryview(image), layout, [crc32(data) for _, data in records])
     assert image[layout.nbytes :] == b"\xaa" * 100, "nothing is written behind the end"
     return bytes(image[: layout.nbytes]), digest
+
+
+def hollow(path: Path, sizes: Sequence[tuple[str, int]], data: Mapping[str, bytes]) -> None:
+    """Make a file of asyncsave's of any size: with a hole where a record has no data, and a wrong checksum there."""
+    layout = plan(sizes)
+    with path.open("w+b") as file:
+        file.truncate(layout.nbytes)
+        with mmap.mmap(file.fileno(), layout.nbytes) as image, memoryview(image) as view:
+            for record in layout.records:
+                view[record.offset : record.offset + len(data.get(record.name, b""))] = data.get(record.name, b"")
+            seal(view, layout, [crc32(data.get(record.name, b"")) for record in layout.records])
 
 
 def archive_of(pickled: bytes, records: Mapping[str, bytes] | None = None) -> bytes:

@@ -364,3 +364,16 @@ def test_an_index_says_what_the_seal_covers(files):
     index: Index = read_index(source(files["ours"]))
     assert index.image_crc == zlib.crc32(files["ours"][: index.sealed_nbytes])
     assert files["ours"][index.sealed_nbytes :].startswith(b"asyncsave 1 ")
+
+
+def test_an_absurd_directory_is_not_read(tmp_path):
+    """A file with a hole of 100 GB that says it is all directory takes no memory, and no time."""
+    nbytes, path = 100 << 30, tmp_path / "absurd.pt"
+    with path.open("wb") as file:
+        file.write(b"PK\x03\x04")
+        file.seek(nbytes)
+        file.write(struct.pack("<4sQ2H2I4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, 1, 1, nbytes - 100, 100))
+        file.write(struct.pack("<4sIQI", b"PK\x06\x07", 0, nbytes, 1))
+        file.write(struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 1, 1, 0xFFFFFFFF, 0xFFFFFFFF, 0))
+    with pytest.raises(LoadError, match="its zip directory has 107,374,182,300 bytes"):
+        asyncsave.load(path)

@@ -31,11 +31,11 @@ LAYERS: list[tuple[str, set[str]]] = [
     ("staging: the only place with tensors", {"staging"}),
     ("storage: the only place that opens files", {"storage"}),
     ("images: pure bytes", {"image"}),
-    ("ground", {"cores", "descriptors", "errors", "memory", "options", "pending", "result", "workers"}),
+    ("ground", {"cores", "descriptors", "errors", "memory", "options", "pending", "result", "units", "workers"}),
 ]
 """From the top down. A name is a module, or a folder with all modules in it."""
 
-WITH_TENSORS = {"deferred", "loading", "staging.capture", "staging.copying", "staging.storages"}
+WITH_TENSORS = {"deferred", "inspection.amounts", "loading", "staging.capture", "staging.copying", "staging.storages"}
 WITH_TENSORS |= {"runs.description", "runs.modules", "runs.restoring", "runs.rng", "runs.training_state"}
 WITH_TENSORS |= {"bench.loops", "bench.profile", "bench.savers", "bench.session", "bench.states"}
 """The modules that import torch themselves."""

@@ -21,6 +21,7 @@ NAMES = [
     "CheckpointInfo",
     "CheckpointManager",
     "CheckpointNotFoundError",
+    "Contents",
     "CorruptCheckpointError",
     "FormatVersionError",
     "LoadError",
@@ -35,11 +36,16 @@ NAMES = [
     "SaveError",
     "SaveHandle",
     "SaveResult",
+    "SavedRecord",
+    "SavedTensor",
+    "SavedValue",
     "StagingError",
     "TrainingState",
     "Verdict",
     "VerifyReport",
     "VersionInUseError",
+    "Versions",
+    "WeightsOnly",
     "Writer",
     "WriterClosedError",
     "WriterDiedError",
@@ -48,6 +54,7 @@ NAMES = [
     "aio",
     "check_errors",
     "flush",
+    "inspect",
     "load",
     "profile",
     "save",
@@ -107,7 +114,7 @@ def test_the_signatures_of_the_rest():
     assert parameters(asyncsave.save) == ["obj", "f", "pickle_module", "pickle_protocol", "*compact"]
     assert parameters(asyncsave.load) == ["f", "map_location", "*weights_only", "*mmap", "*verify"]
     assert parameters(asyncsave.load)[:2] == parameters(torch.load)[:2]
-    assert parameters(asyncsave.verify) == ["f"]
+    assert parameters(asyncsave.verify) == parameters(asyncsave.inspect) == ["f"]
     assert parameters(asyncsave.flush) == parameters(asyncsave.shutdown) == ["timeout"]
     assert parameters(asyncsave.check_errors) == []
     assert parameters(asyncsave.warmup) == ["state"]

@@ -13,7 +13,7 @@ from images import image_of
 
 from asyncsave.errors import CorruptCheckpointError
 from asyncsave.image.index import Index, read_index
-from asyncsave.reading import _BLOCK, _SLAB, Records, _segments, _touching, scan
+from asyncsave.reading import _SLAB, BLOCK, Records, _segments, _touching, scan
 from asyncsave.storage.source import MemorySource, open_source
 from asyncsave.workers import Workers
 
@@ -28,7 +28,7 @@ sizes = st.one_of(
     st.integers(4090, 4100),
     st.integers(65_000, 66_000),
     st.integers(_SLAB - 3, _SLAB + 3),
-    st.integers(_BLOCK - 4100, _BLOCK + 4100),
+    st.integers(BLOCK - 4100, BLOCK + 4100),
 )
 
 
@@ -78,7 +78,7 @@ def test_a_scan_finds_all_checksums(sizes, workers):
     assert f"crc32:{found.whole:08x}" == digest
 
 
-@pytest.mark.parametrize("nbytes", [100, _SLAB - 1, _SLAB, _BLOCK, 2 * _BLOCK + 5])
+@pytest.mark.parametrize("nbytes", [100, _SLAB - 1, _SLAB, BLOCK, 2 * BLOCK + 5])
 @pytest.mark.parametrize("place", [0.0, 0.3, 0.999999])
 def test_a_flipped_bit_is_found_wherever_it_is(nbytes, place, workers):
     """In every block of a record, and it is that record that is named, not its neighbour."""
@@ -125,7 +125,7 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path, workers):
 
 
 @steady
-@given(sizes=st.lists(sizes, max_size=8), at=st.integers(0, 1 << 20), nbytes=st.integers(1, _BLOCK))
+@given(sizes=st.lists(sizes, max_size=8), at=st.integers(0, 1 << 20), nbytes=st.integers(1, BLOCK))
 def test_segments_leave_no_byte_out(sizes, at, nbytes):
     """Records and what lies between them cover the file once, and any part of it is found by bisection."""
     data, _ = image_of(contents(sizes))
@@ -141,7 +141,7 @@ def test_segments_leave_no_byte_out(sizes, at, nbytes):
 
 def test_a_file_without_an_index_is_scanned_as_one(workers):
     """Nothing is known of it but its bytes."""
-    data = PATTERN[: _BLOCK + 1000]
+    data = PATTERN[: BLOCK + 1000]
     found = scan(MemorySource("memory", data), Index([], None, len(data), checksums=False), workers)
     assert found.records == {}
     assert found.whole == zlib.crc32(data)

@@ -25,6 +25,8 @@ _ZIP64_END = struct.Struct("<4sQ2H2I4Q")
 _ZIP64_LOCATOR = struct.Struct("<4sIQI")
 _SEAL = re.compile(rb"asyncsave (\d{1,6}) image=([0-9a-f]{8}) index=([0-9a-f]{8})")
 _MAX_COMMENT = UINT16
+_LARGEST_DIRECTORY = 256 << 20
+"""Bytes; a longer directory, of three million records or more, is not believed: it would be read into memory."""
 
 
 class Readable(Protocol):
@@ -84,9 +86,15 @@ def read_index(file: Readable) -> Index:
     Raises:
         CorruptCheckpointError: The file is truncated or its directory is damaged.
         FormatVersionError: The file has a newer seal than this version knows.
-        LoadError: A zip, but not one of stored records (compressed, encrypted or split).
+        LoadError: A zip, but not one of stored records (compressed, encrypted or split), or with an absurd directory.
     """
     end = _find_end(file)
+    if end.directory_nbytes > _LARGEST_DIRECTORY:
+        message = (
+            f"{file.path!r} says that its zip directory has {end.directory_nbytes:,} bytes, this asyncsave reads "
+            f"{_LARGEST_DIRECTORY:,}: it is no checkpoint, or one to be loaded with torch.load"
+        )
+        raise LoadError(message, path=file.path)
     directory = file.read(end.directory_offset, end.directory_nbytes)
     seal = _SEAL.fullmatch(end.comment)
     sealed_nbytes = file.nbytes - len(end.comment)
