@@ -14,7 +14,8 @@ import torch
 
 import asyncsave
 
-STEP = "import time\n\ndef step():\n    time.sleep(0.002)\n\ndef slow():\n    time.sleep(0.2)\n"
+STEP = "import time\n\ndef step():\n    time.sleep(0.002)\n\ndef slow():\n    time.sleep(0.2)\n\n"
+STEP += "def deaf():\n    try:\n        time.sleep(0.2)\n    except BaseException:\n        pass\n"
 SMALL = ("--size", "256kB", "--tensors", "4", "--step", "quick:step")
 FORKED = "import os, sys; os.chdir(sys.argv.pop(1)); from asyncsave.cli.entry import main; main()"
 SPREAD = {"median": 0.0, "p95": 0.0, "ci95": [0.0, 0.0], "n": 6}
@@ -164,22 +165,28 @@ def test_what_makes_no_sense_is_told_in_both_ways(place, template, arguments, co
     assert not list((place / "disk").iterdir())
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_it_cleans_up_after_itself_when_it_is_stopped(place, number, code):
-    """Ctrl-C or a kill in the midst of it: no file, no process, no traceback."""
+@pytest.mark.parametrize(
+    ("number", "code", "step"),
+    [(signal.SIGINT, 130, "slow"), (signal.SIGTERM, 143, "slow"), (signal.SIGINT, 130, "deaf")],
+)
+def test_it_cleans_up_after_itself_when_it_is_stopped(place, number, code, step):
+    """Ctrl-C or a kill in the midst of it: no file, no process, no traceback; also if the exception gets lost."""
     command = [
-        sys.executable, "-m", "asyncsave", "bench", "disk", "--size", "4MB", "--tensors", "4", "--step", "quick:slow",
-        "--saves", "500", "--time", "1h",
+        sys.executable, "-m", "asyncsave", "bench", "disk", "--size", "1MB", "--tensors", "4",
+        "--step", f"quick:{step}", "--saves", "500", "--time", "1h", "--mode", "torch.save", "--mode", "process",
     ]  # fmt: skip
     with subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
-        for line in running.stderr:
-            if "at once" in line:
-                break
-        deadline = time.monotonic() + 60
-        while not list((place / "disk").glob("*/process.pt")) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        running.send_signal(number)
-        _, said = running.communicate(timeout=60)
+        try:
+            for line in running.stderr:
+                if "at once" in line:
+                    break
+            deadline = time.monotonic() + 60
+            while not list((place / "disk").glob("*/process.pt")) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            running.send_signal(number)
+            _, said = running.communicate(timeout=60)
+        finally:
+            running.kill()
     assert running.returncode == code, said
     assert "Traceback" not in said
     assert not list((place / "disk").iterdir())

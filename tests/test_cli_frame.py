@@ -61,7 +61,8 @@ def attempt(body, *arguments, line=None, **environment):
 @pytest.fixture
 def inside(monkeypatch, capfd):
     """Return a function that does what :func:`attempt` does, in this process."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     monkeypatch.setattr(app_module, "COMMANDS", dict(app_module.COMMANDS))
     monkeypatch.setitem(sys.modules, "asyncsave.cli.try", None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -87,7 +88,8 @@ class OwnLoop:
         if os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())
         try:
-            found: object = importlib.import_module(module)
+            with contextlib.redirect_stdout(sys.stderr):
+                found: object = importlib.import_module(module)
             for part in attribute.split("."):
                 found = getattr(found, part)
         except (ImportError, AttributeError, ValueError) as error:
@@ -100,13 +102,14 @@ class OwnLoop:
         self._function: Callable[[], object] = found
 
     def step(self) -> None:
-        """Call it; wait for the accelerator, if there is one in use.
+        """Call it; wait for the accelerator, if there is one in use. What it prints goes to stderr: stdout is ours.
 
         Raises:
             OptionError: It has failed.
         """
         try:
-            self._function()
+            with contextlib.redirect_stdout(sys.stderr):
+                self._function()
         except Exception as error:
             raise OptionError(f"the step {self._name!r} has failed: {type(error).__name__}: {error}") from error
         if torch.cuda.is_initialized():

@@ -77,9 +77,7 @@ class Profile:
 
     def timeline(self) -> Timeline:
         """Return steps and saves so far, those that are complete; seconds of ``time.perf_counter()``."""
-        marks = list(self._own_marks or self._marks)
-        steps = [Step(began, ended) for began, ended in itertools.pairwise(marks)]
-        return Timeline(steps, [save.mark() for save in self._complete()])
+        return self._timeline(self._complete())
 
     def document(self) -> dict[str, Any]:
         """Return what was found, in the form of ``asyncsave bench --json`` (docs/cli.md); the saves by backend.
@@ -90,7 +88,7 @@ class Profile:
         complete = self._complete()
         if not complete:
             raise AsyncSaveError("there is nothing to tell: no save was made in the block, or none has ended well")
-        timeline = self.timeline()
+        timeline = self._timeline(complete)  # of these: others may complete meanwhile
         by_mode = defaultdict(list)
         taken = tolls(timeline)
         ordered = sorted(complete, key=lambda save: save.called)
@@ -118,6 +116,11 @@ class Profile:
             "sweeps": None,
             "verdict": None,
         }
+
+    def _timeline(self, saves: list[_Watched]) -> Timeline:
+        marks = list(self._own_marks or self._marks)
+        steps = [Step(began, ended) for began, ended in itertools.pairwise(marks)]
+        return Timeline(steps, [save.mark() for save in saves])
 
     def _complete(self) -> list[_Watched]:
         return [save for save in list(self._saves) if save.is_complete()]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from asyncsave.units import size
+
 __all__ = ["told"]
 
 _MISSING = "-"
@@ -46,6 +48,7 @@ def _setting(document: Mapping[str, Any]) -> str:
             f"disk: {document['machine']['file_system']}, writes {disk['write_mb_s']:.0f} MB/s, "
             f"flush {_ms(disk['fsync_ms'])} ms"
         )
+    said.append(f"memory: {size(document['machine']['headroom_bytes'])} left by machine and containers")
     return "\n".join(said)
 
 

@@ -72,7 +72,7 @@ def decide(costs: Mapping[str, Sequence[float]]) -> Finding | None:
     baseline = next((name for name in BASELINES if name in costs), None)
     if not ours or baseline is None:
         return None
-    mode, choice = _better(costs, ours)
+    mode, choice = _better(costs, ours, baseline)
     saved = Spread.of(_differences(costs[baseline], costs[mode]))
     helps = _sign(saved)
     text = f"{_said(mode, baseline, saved)}{choice}{_against_durable(costs, mode, baseline)}"
@@ -80,8 +80,8 @@ def decide(costs: Mapping[str, Sequence[float]]) -> Finding | None:
     return Finding(helps, mode, baseline, saved, text, code)
 
 
-def _better(costs: Mapping[str, Sequence[float]], ours: list[str]) -> tuple[str, str]:
-    """Choose between thread and process: the thread, unless the process is better beyond doubt."""
+def _better(costs: Mapping[str, Sequence[float]], ours: list[str], baseline: str) -> tuple[str, str]:
+    """Choose between thread and process: the thread, unless the process is better, or the only one that helps."""
     if len(ours) == 1:
         return ours[0], ""
     thread, process = ours
@@ -90,7 +90,9 @@ def _better(costs: Mapping[str, Sequence[float]], ours: list[str]) -> tuple[str,
     if gain.ci95 is None:
         return thread, ""
     if known is None:
-        return thread, "; a process makes no measurable difference to a thread"
+        helps = {mode: _sign(Spread.of(_differences(costs[baseline], costs[mode]))) for mode in ours}
+        mode, other = (process, thread) if helps[process] and not helps[thread] else (thread, process)
+        return mode, f"; a {other} makes no measurable difference to a {mode}"
     better, more = (process, gain.median) if known else (thread, -gain.median)
     return better, f"; a {thread if known else process} would cost {_time(more)} more"
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
 from asyncsave.bench.plan import ALL_MODES, Plan
 from asyncsave.bench.table import told
+from asyncsave.cli import signals
 from asyncsave.cli.sizes import nbytes_of, seconds_of
 from asyncsave.cli.terminal import FINDINGS, Json, Terminal, answering
 from asyncsave.storage.folders import put_file
@@ -68,7 +70,6 @@ def bench(
         if document is None:
             return
         terminal.show(told(document))
-        terminal.document(document)
         if plots is not None:
             from asyncsave.bench.plots import write_plots
 
@@ -79,6 +80,7 @@ def bench(
 
             put_file(System(), os.path.abspath(html), page(document).encode())
             terminal.note(f"wrote {html}")
+        terminal.document(document)
         if document["verdict"] is not None and not document["verdict"]["helps"]:
             terminal.leave(FINDINGS)
 
@@ -99,7 +101,12 @@ def bench_fresh(terminal: Terminal, plan: Plan, *, dry_run: bool = False) -> dic
             terminal.document({"estimate": foretold.as_json()})
             return None
         with terminal.bar("measuring", session.units, unit="saves") as advance:
-            return session.run(lambda: advance(1))
+            return session.run(lambda: _went_on(advance))
+
+
+def _went_on(advance: Callable[[float], None]) -> None:
+    signals.heed()
+    advance(1)
 
 
 def _usual_step() -> str:

@@ -12,7 +12,7 @@ from asyncsave.catalogue.info import CheckpointInfo
 from asyncsave.catalogue.listing import Listing
 from asyncsave.cli.plain import shortest
 from asyncsave.cli.runs import DryRun, Run, held, the_version
-from asyncsave.cli.terminal import Json, Terminal, Yes, answering
+from asyncsave.cli.terminal import FAILED, Json, Terminal, Yes, answering
 from asyncsave.runs.cleaning import clean as remove
 from asyncsave.units import size
 
@@ -36,6 +36,8 @@ def clean(run: Run, dry_run: DryRun = False, yes: Yes = False, json: Json = Fals
         terminal.document(_document(folder, found, gone, dry_run=dry_run))
         total, would = size(sum(info.nbytes for info in gone)), "would be removed" if dry_run else "removed"
         terminal.show(f"{len(gone)} of {len(found)} {would}, {total}" if found else "there is nothing to clean")
+        if len(gone) < len(tried):
+            terminal.leave(FAILED)
 
 
 def _nobody_has_one() -> None:

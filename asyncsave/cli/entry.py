@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
-from types import FrameType
 from typing import NoReturn
 
-from asyncsave.cli import streams
+from asyncsave.cli import signals, streams
 
 __all__ = ["main"]
 
@@ -26,9 +24,7 @@ def main() -> NoReturn:
     signal: 130 Ctrl-C, 143 SIGTERM. A reader of stdout that has left (``asyncsave ls | head``) is no error.
     """
     streams.ready()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:  # else it is ignored, as under nohup
-            signal.signal(number, _leave)
+    signals.watch()
     try:
         code = _run(sys.argv[1:])
     except BrokenPipeError:
@@ -46,11 +42,6 @@ def _code_of(error: SystemExit) -> int:
         return error.code or 0
     print(error.code, file=sys.stderr)  # noqa: T201 - as the interpreter does
     return _FAILED
-
-
-def _leave(number: int, _: FrameType | None) -> NoReturn:
-    """End by a signal as by an exception, so that what is temporary goes."""
-    raise SystemExit(128 + number)
 
 
 def _run(arguments: list[str]) -> int:
@@ -73,8 +64,8 @@ def _run(arguments: list[str]) -> int:
     except typer.TyperException as error:
         terminal.complain("UsageError", error.format_message(), None)
         return error.exit_code
-    except typer.Abort:
-        return _FAILED
+    except typer.Abort as error:  # at a question: Ctrl-C, or the end of what is asked
+        return _INTERRUPTED if isinstance(error.__context__, KeyboardInterrupt) else _FAILED
     except BrokenPipeError:
         raise
     except OSError as error:  # the help, to a disk that is full

@@ -100,17 +100,19 @@ def files_at(path: str) -> Iterator[File | Checked]:
 
 def _files_below(folder: str) -> Iterator[File | Checked]:
     found = versions_below(folder)
-    if not found:
-        what = "the folder of a run; name other files one by one, as in folder/*.pt"
-        yield Checked(folder, 0, (Problem(None, "not found", what, "no checkpoint of a run in it"),))
+    empty = True
     for experiment, versions in found.items():
         for version in versions:
             look = Listing(os.path.join(experiment, version.name)).look()
+            empty = empty and not look.infos and not look.problems
             for info in look.infos:
                 for name, file in info.files.items():
                     yield _file(os.path.join(info.path, name), file)
             for path, error in sorted(look.problems.items()):
                 yield _unreadable(error, os.path.join(path, MANIFEST))
+    if empty:
+        what = "the folder of a run; name other files one by one, as in folder/*.pt"
+        yield Checked(folder, 0, (Problem(None, "not found", what, "no checkpoint of a run in it"),))
 
 
 def _files_of(step: str, manifest: Manifest) -> Iterator[File]:

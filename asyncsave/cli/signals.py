@@ -1,0 +1,51 @@
+"""Signals that end a command: by an exception, so that what is temporary goes, and even if that is lost.
+
+Python drops an exception that comes up inside a finalizer, and memory is unmapped by those. So a signal is also written
+down, and a command that runs long asks from time to time.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+__all__ = ["heed", "watch"]
+
+_received: list[int] = []
+
+
+def watch() -> None:
+    """Have SIGTERM, SIGHUP and Ctrl-C end this process in order; one that is ignored, as under ``nohup``, stays so."""
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        if signal.getsignal(number) in {signal.SIG_DFL, signal.default_int_handler}:
+            signal.signal(number, _leave)
+    sys.unraisablehook = _lost
+
+
+def heed() -> None:
+    """Return if no signal has come.
+
+    Raises:
+        KeyboardInterrupt, SystemExit: One has, and its exception was lost.
+    """
+    if _received:
+        _raise(_received[0])
+
+
+def _leave(number: int, _: FrameType | None) -> NoReturn:
+    _received.append(number)
+    _raise(number)
+
+
+def _raise(number: int) -> NoReturn:
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + number)
+
+
+def _lost(what: sys.UnraisableHookArgs) -> None:
+    """Take note that an exception was dropped; of a signal's own nobody needs to hear, for it is heeded later."""
+    if not (_received and issubclass(what.exc_type, (KeyboardInterrupt, SystemExit))):
+        sys.__unraisablehook__(what)
