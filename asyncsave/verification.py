@@ -92,7 +92,7 @@ def _problems(index: Index, found: Scan) -> list[Problem]:
 
 def _not_a_zip(source: Source) -> Problem:
     if not source.nbytes:
-        return Problem(None, "foreign", "a checkpoint", "an empty file")
+        return Problem(None, "container", "a checkpoint", "an empty file")
     head = source.read(0, min(4, source.nbytes))
     if head[:1] == b"\x80":
         return Problem(None, "no checksums", "a CRC-32 for each record", "torch.save's legacy format")

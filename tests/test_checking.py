@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -93,7 +94,7 @@ def check(path):
     [
         (lambda path: path.unlink(), ["missing"]),
         (lambda path: path.write_bytes(path.read_bytes()[:-9]), ["container", "size"]),
-        (lambda path: path.write_bytes(b""), ["foreign", "size"]),
+        (lambda path: path.write_bytes(b""), ["container", "size"]),
         (lambda path: path.write_bytes(path.read_bytes()[::-1]), ["foreign", "digest"]),
         (lambda path: shutil.copy(path.parents[1] / "step-00000003" / path.name, path), ["digest"]),
         (lambda path: torch.save([1], path), ["size"]),
@@ -211,3 +212,25 @@ def test_verify_knows_nothing_of_manifests(run):
     """It is told what the file says itself."""
     shutil.copy(run / "step-00000003" / "state.pt", run / "step-00000002" / "state.pt")
     assert asyncsave.verify(run / "step-00000002" / "state.pt").ok
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, monkeypatch):
+    """What nobody could look at is not said to be right."""
+    with asyncsave.CheckpointManager(tmp_path / "runs") as manager:
+        manager.save(1, {"a": 1})
+    (tmp_path / "runs" / "default" / "closed").mkdir()
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    kinds = {}
+    for one in checking.files_at(str(tmp_path / "runs")):
+        if isinstance(one, checking.Checked):
+            kinds[Path(one.path).name] = [problem.kind for problem in one.problems]
+        else:
+            kinds[Path(one.path).name] = None
+    assert kinds == {"closed": ["unreadable"], "state.pt": None}

@@ -620,3 +620,27 @@ def test_completion_works_in_bash(tmp_path):
         env={**os.environ, "PATH": f"{SCRIPT.parent}:{os.environ['PATH']}"},
     )  # fmt: skip
     assert (done.stdout, done.stderr) == ("doctor\n", "")
+
+
+LOST = """
+def attempt(json: Json = False):
+    \"\"\"Be in a finalizer when the signal comes.\"\"\"
+    import gc, os, signal, weakref
+
+    class Cycle:
+        pass
+
+    one = Cycle()
+    one.self = one
+    weakref.finalize(one, os.kill, os.getpid(), signal.SIGINT)
+    del one
+    gc.collect()
+    time.sleep(30)
+"""
+
+
+def test_a_signal_that_python_loses_is_not_lost():
+    """An exception in a finalizer is dropped by Python; the signal comes again, and says nothing twice."""
+    done = attempt(LOST)
+    assert (done.rc, done.out) == (130, "")
+    assert "Exception ignored" not in done.err

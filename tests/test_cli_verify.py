@@ -123,7 +123,6 @@ def encrypted(path):
 
 
 FOREIGN = {
-    "empty": (lambda path: path.write_bytes(b""), "foreign"),
     "text": (lambda path: path.write_text("hello"), "foreign"),
     "legacy": (lambda path: torch.save([1], path, _use_new_zipfile_serialization=False), "no checksums"),
     "encrypted": (encrypted, "foreign"),
@@ -243,3 +242,13 @@ def test_ctrl_c_stops_at_once(tmp_path):
     finally:
         process.kill()
     assert (process.returncode, out, err) == (130, b"", b"")
+
+
+def test_an_empty_file_is_damaged(quick, place):
+    """It is what a crash leaves of a save that was not atomic: the same for inspect."""
+    (place / "empty.pt").touch()
+    document = quick.documents("verify", "empty.pt", rc=3, cwd=place)
+    assert document["files"][0]["problems"] == [
+        {"record": None, "kind": "container", "expected": "a checkpoint", "found": "an empty file"}
+    ]
+    assert quick.documents("inspect", "empty.pt", rc=3, cwd=place)["error"]["kind"] == "CorruptCheckpointError"

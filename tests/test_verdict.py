@@ -229,3 +229,11 @@ def test_no_effect_is_seldom_called_one():
 
     found = [decide({"torch.save": costs(), "thread": costs()}).helps for _ in range(1000)]
     assert 1000 - found.count(None) <= 50
+
+
+def test_a_process_that_alone_helps_is_named():
+    """A thread that is in doubt, against either, does not hide it."""
+    thread = [0.2, 2.0, 0.3, 1.9, 0.25, 2.1]
+    found = decide({"torch.save": [1.0] * 6, "thread": thread, "process": [0.3, 0.31, 0.32, 0.33, 0.34, 0.35]})
+    assert (found.helps, found.mode, found.code) == (True, "process", PROCESS)
+    assert "a thread makes no measurable difference to a process" in found.text

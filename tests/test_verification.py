@@ -120,7 +120,7 @@ def _newer() -> bytes:
 
 
 OTHERS = {
-    "empty": (lambda: b"", "foreign", "an empty file"),
+    "empty": (lambda: b"", "container", "an empty file"),
     "text": (lambda: b"hello", "foreign", "b'hell'"),
     "three bytes": (lambda: b"PK\x03", "foreign", "PK"),
     "only the beginning": (lambda: b"PK\x03\x04", "container", "4 bytes"),

@@ -48,7 +48,7 @@ def versions(experiment: str) -> Iterator[Known]:
                 yield Known(_has_steps(entry.path), sequence, number, entry.name)
 
 
-def versions_below(folder: str) -> dict[str, list[Known]]:
+def versions_below(folder: str, refused: list[OSError] | None = None) -> dict[str, list[Known]]:
     """Return the versions at a folder or below it, oldest first, by the folder of their experiment.
 
     Here a version is a folder that has our record, or steps: a copy may have lost the record, and a folder that
@@ -56,6 +56,7 @@ def versions_below(folder: str) -> dict[str, list[Known]]:
 
     Args:
         folder: A version, an experiment, a project or a root, absolute.
+        refused: Takes the errors of folders below it that cannot be read; None: they are passed over.
 
     Raises:
         CheckpointNotFoundError: There is no such folder.
@@ -68,22 +69,28 @@ def versions_below(folder: str) -> dict[str, list[Known]]:
         kind = CheckpointNotFoundError if isinstance(error, FileNotFoundError) else LoadError
         raise kind(message, path=folder) from error
     found: dict[str, list[Known]] = {}
-    for path in _walk(folder, _LEVELS):
+    for path in _walk(folder, _LEVELS, [] if refused is None else refused):
         experiment, name = os.path.split(path)
         number = int(name) if _NUMBER.fullmatch(name) else 0
         found.setdefault(experiment, []).append(Known(_has_steps(path), _sequence(path), number, name))
     return {experiment: sorted(found[experiment], key=lambda known: known[1:]) for experiment in sorted(found)}
 
 
-def _walk(folder: str, levels: int) -> Iterator[str]:
-    """Yield the folders of versions; what cannot be read has none."""
+def _walk(folder: str, levels: int, refused: list[OSError]) -> Iterator[str]:
+    """Yield the folders of versions; what cannot be read has none, and is added to ``refused``."""
     if _sequence(folder) or _has_steps(folder):
         yield folder
         return
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries if levels else ():
-            if not entry.name.startswith(".") and entry.is_dir():
-                yield from _walk(entry.path, levels - 1)
+    try:
+        with os.scandir(folder) as entries:
+            below = [entry.path for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+    except FileNotFoundError:  # it has just gone
+        return
+    except OSError as error:
+        refused.append(error)
+        return
+    for path in below if levels else ():
+        yield from _walk(path, levels - 1, refused)
 
 
 def _has_steps(folder: str) -> bool:

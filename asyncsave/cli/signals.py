@@ -1,17 +1,22 @@
 """Signals that end a command: by an exception, so that what is temporary goes, and even if that is lost.
 
-Python drops an exception that comes up inside a finalizer, and memory is unmapped by those. So a signal is also written
-down, and a command that runs long asks from time to time.
+Python drops an exception that comes up inside a finalizer, as a collection of garbage runs many. Such a signal is sent
+once more. And each is written down, so that a command that runs code of others, who may catch all, can ask for it.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import threading
 from types import FrameType
 from typing import NoReturn
 
 __all__ = ["heed", "watch"]
+
+_SOON = 0.02
+"""Seconds after which the finalizer is over."""
 
 _received: list[int] = []
 
@@ -46,6 +51,10 @@ def _raise(number: int) -> NoReturn:
 
 
 def _lost(what: sys.UnraisableHookArgs) -> None:
-    """Take note that an exception was dropped; of a signal's own nobody needs to hear, for it is heeded later."""
+    """Send a signal once more whose exception was dropped; of any other exception say so, as Python does."""
     if not (_received and issubclass(what.exc_type, (KeyboardInterrupt, SystemExit))):
         sys.__unraisablehook__(what)
+        return
+    again = threading.Timer(_SOON, os.kill, (os.getpid(), _received[-1]))
+    again.daemon = True
+    again.start()

@@ -99,8 +99,11 @@ def files_at(path: str) -> Iterator[File | Checked]:
 
 
 def _files_below(folder: str) -> Iterator[File | Checked]:
-    found = versions_below(folder)
-    empty = True
+    refused: list[OSError] = []
+    found = versions_below(folder, refused)
+    for closed in refused:
+        yield _unreadable(closed, str(closed.filename))
+    empty = not refused
     for experiment, versions in found.items():
         for version in versions:
             look = Listing(os.path.join(experiment, version.name)).look()
