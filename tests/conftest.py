@@ -19,9 +19,10 @@ from programs import Template
 import asyncsave
 from asyncsave import notices
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell starts what runs in its background so, and every program under test would be deaf to Ctrl-C.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell starts what runs in its background deaf to these, and every program under test would be so, too.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 _PATIENCE = 30.0
 _LAST_MOMENT = 2.0
