@@ -18,9 +18,9 @@ import torch
 from asyncsave.cores import cores
 from asyncsave.errors import CorruptCheckpointError
 from asyncsave.image.crc import combine, crc32
-from asyncsave.image.index import Index, is_zip
+from asyncsave.image.index import Index, checkpoint_index, is_zip
 from asyncsave.image.torchzip import DIGEST_PREFIX
-from asyncsave.loading import Archive, checkpoint_index, is_data, rebuild
+from asyncsave.loading import Archive, is_data, rebuild
 from asyncsave.reading import Records
 from asyncsave.storage.source import FileSource, Source
 from asyncsave.workers import Workers

@@ -12,14 +12,14 @@ import torch
 from asyncsave import pending
 from asyncsave.cores import cores
 from asyncsave.errors import CorruptCheckpointError, LoadError
-from asyncsave.image.index import Entry, Index, is_zip, read_index
+from asyncsave.image.index import Entry, Index, checkpoint_index, is_zip
 from asyncsave.reading import Records
 from asyncsave.storage.blocks import DIRECT_FROM
 from asyncsave.storage.source import MemorySource, Source, open_source
 from asyncsave.verification import check
 from asyncsave.workers import Workers
 
-__all__ = ["Archive", "checkpoint_index", "is_data", "load", "rebuild"]
+__all__ = ["Archive", "is_data", "load", "rebuild"]
 
 
 def load(
@@ -100,24 +100,6 @@ def _load(source: Source, how: _How, *, verify: bool | None) -> Any:
     finally:
         workers.close()
     return rebuild(Archive(source.path, index, records), how.map_location, weights_only=how.weights_only)
-
-
-def checkpoint_index(source: Source) -> Index:
-    """Read the directory of a zip archive that is a checkpoint.
-
-    Raises:
-        CorruptCheckpointError: It is truncated or damaged.
-        LoadError: It is another archive.
-    """
-    index = read_index(source)
-    names = {entry.name for entry in index.entries}
-    if "constants.pkl" in names:
-        message = f"{source.path!r} is a TorchScript archive: load it with torch.jit.load"
-        raise LoadError(message, path=source.path)
-    if "data.pkl" not in names:
-        message = f"{source.path!r} is a zip archive, but not a checkpoint: it has no data.pkl"
-        raise LoadError(message, path=source.path)
-    return index
 
 
 def is_data(entry: Entry) -> bool:

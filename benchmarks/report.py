@@ -12,6 +12,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from asyncsave.bench import machine
 from asyncsave.bench.spread import Spread
+from asyncsave.runs.provenance import version_of
 from asyncsave.units import size
 from benchmarks.race import replay
 
@@ -127,9 +128,7 @@ def describe(folder: Path, *, direct: bool) -> dict[str, str]:
         "machine": f"{found['cpu']}, {found['cores']} cores, {found['memory_bytes'] / 2**30:.0f} GiB",
         "kernel": f"{found['kernel']}, huge pages {_huge_pages()}",
         "file system": f"{found['file_system']}, {'takes' if direct else 'refuses'} O_DIRECT",
-        "versions": ", ".join(
-            [f"Python {found['python']}", *(f"{name} {machine.installed(name)}" for name in _PACKAGES)]
-        ),
+        "versions": ", ".join([f"Python {found['python']}", *(f"{name} {version_of(name)}" for name in _PACKAGES)]),
         "torch threads": str(torch.get_num_threads()),
         "load average at the start": f"{found['load']:.2f}",
         "contestants": "thread and process are asyncsave's, by its backends",

@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import psutil
 
 from asyncsave.cores import cores
+from asyncsave.runs.provenance import version_of
 from asyncsave.staging.headroom import headroom
 from asyncsave.storage.mounts import file_system
 
-__all__ = ["cpu_name", "describe", "installed"]
+__all__ = ["cpu_name", "describe"]
 
 
 def describe(folder: str, *, direct: bool, gpu: str | None = None) -> dict[str, Any]:
@@ -32,22 +32,14 @@ def describe(folder: str, *, direct: bool, gpu: str | None = None) -> dict[str, 
         "headroom_bytes": headroom(),
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "torch": installed("torch"),
-        "asyncsave": installed("asyncsave"),
+        "torch": version_of("torch"),
+        "asyncsave": version_of("asyncsave"),
         "gpu": gpu,
         "folder": folder,
         "file_system": file_system(os.path.realpath(folder))[0] or "unknown",
         "direct": direct,
         "load": os.getloadavg()[0],
     }
-
-
-def installed(package: str) -> str:
-    """Return the version of a package, without importing it; ``"unknown"`` if it has none."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def cpu_name() -> str:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from asyncsave.bench.advice import Advice, Bound, Plan, Prospect, advise, young
 from asyncsave.bench.measured import MOST_BYTES, Measured, measured, parsed
+from asyncsave.cli.measuring import measure_now
 from asyncsave.cli.sizes import nbytes_of, seconds_of, share_of
 from asyncsave.cli.terminal import FINDINGS, Json, Terminal, answering
 from asyncsave.errors import CheckpointNotFoundError, LoadError
@@ -89,10 +90,9 @@ def how_often(
 def _measured_now(terminal: Terminal, folder: str, nbytes: int, like: str | None, step: str | None) -> Any:
     from asyncsave.bench.loops import usual_kind
     from asyncsave.bench.plan import Plan as Measurement
-    from asyncsave.cli.bench import bench_fresh
 
     plan = Measurement(os.path.abspath(folder), nbytes, like=like, step=step or usual_kind(), modes=_MODES)
-    return bench_fresh(terminal, plan)
+    return measure_now(terminal, plan)
 
 
 def _read(path: str) -> tuple[Any, str]:

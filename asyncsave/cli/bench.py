@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from asyncsave.bench.plan import ALL_MODES, Plan
 from asyncsave.bench.table import told
-from asyncsave.cli import signals
+from asyncsave.cli.measuring import measure_now
 from asyncsave.cli.sizes import nbytes_of, seconds_of
-from asyncsave.cli.terminal import FINDINGS, Json, Terminal, answering
+from asyncsave.cli.terminal import FINDINGS, Json, answering
 from asyncsave.storage.folders import put_file
 from asyncsave.storage.system import System
 from asyncsave.storage.target import resolve
-from asyncsave.units import duration, size
 
-__all__ = ["bench", "bench_fresh"]
+__all__ = ["bench"]
 
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="A folder on the disk to save to.", show_default=False)]
 Size = Annotated[str, typer.Option(help="Bytes of the state: 4MB, 1.5GiB.")]
@@ -66,7 +64,7 @@ def bench(
             os.path.abspath(folder), nbytes_of(size), tensors, dtype, like, step or _usual_step(), saves,
             tuple(mode or ALL_MODES), illustrated, seconds_of(time), nbytes_of(written),
         )  # fmt: skip
-        document = bench_fresh(terminal, plan, dry_run=dry_run)
+        document = measure_now(terminal, plan, dry_run=dry_run)
         if document is None:
             return
         terminal.show(told(document))
@@ -83,30 +81,6 @@ def bench(
         terminal.document(document)
         if document["verdict"] is not None and not document["verdict"]["helps"]:
             terminal.leave(FINDINGS)
-
-
-def bench_fresh(terminal: Terminal, plan: Plan, *, dry_run: bool = False) -> dict[str, Any] | None:
-    """Measure, with an estimate first and a bar; return what was found, None after a dry run."""
-    terminal.note("preparing: torch, the state, a look at the disk ...")
-    from asyncsave.bench.session import Session
-
-    with Session(plan) as session:
-        foretold = session.estimate
-        terminal.note(
-            f"{foretold.saves} saves of each of {len(plan.modes)} modes in {plan.folder}: about "
-            f"{duration(foretold.seconds)}, {size(foretold.written)} written, {size(foretold.disk)} of disk and "
-            f"{size(foretold.memory)} of memory at once; nothing is left behind"
-        )
-        if dry_run:
-            terminal.document({"estimate": foretold.as_json()})
-            return None
-        with terminal.bar("measuring", session.units, unit="saves") as advance:
-            return session.run(lambda: _went_on(advance))
-
-
-def _went_on(advance: Callable[[float], None]) -> None:
-    signals.heed()
-    advance(1)
 
 
 def _usual_step() -> str:

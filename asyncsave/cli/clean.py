@@ -5,14 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 
-from rich import box
-from rich.table import Table
-
 from asyncsave.catalogue.info import CheckpointInfo
 from asyncsave.catalogue.listing import Listing
 from asyncsave.cli.plain import shortest
 from asyncsave.cli.runs import DryRun, Run, held, the_version
-from asyncsave.cli.terminal import FAILED, Json, Terminal, Yes, answering
+from asyncsave.cli.terminal import FAILED, Json, Terminal, Yes, answering, new_table
 from asyncsave.runs.cleaning import clean as remove
 from asyncsave.units import size
 
@@ -48,7 +45,7 @@ def _tell(terminal: Terminal, folder: str, found: list[CheckpointInfo], tried: s
     terminal.show(shortest(folder))
     if not found:
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = new_table()
     table.add_column("name", overflow="fold")
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("kind", no_wrap=True)

@@ -8,12 +8,10 @@ from contextlib import ExitStack
 from typing import Annotated, Any
 
 import typer
-from rich import box
-from rich.table import Table
 
 from asyncsave import pending
-from asyncsave.cli.inspect import files_of
-from asyncsave.cli.terminal import FINDINGS, Json, Terminal, answering
+from asyncsave.cli.files import files_of
+from asyncsave.cli.terminal import FINDINGS, Json, Terminal, answering, new_table
 from asyncsave.errors import LoadError
 from asyncsave.inspection.contents import Look, look
 from asyncsave.inspection.difference import Change, Compared, compare
@@ -91,7 +89,7 @@ def _tell(terminal: Terminal, compared: Compared, *, equal: bool, values: bool) 
     for names, which in ((compared.only_a, "A"), (compared.only_b, "B")):
         terminal.show(*(f"only in {which}: {name}" for name in names))
     if compared.changed:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        table = new_table()
         table.add_column("name", overflow="fold", min_width=12)
         table.add_column("what", no_wrap=True)
         for name in ("A", "B", "by"):

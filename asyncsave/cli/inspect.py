@@ -7,19 +7,16 @@ from collections import Counter
 from typing import Annotated, Any
 
 import typer
-from rich import box
 from rich.table import Table
 
-from asyncsave.catalogue.listing import read_manifest
-from asyncsave.catalogue.names import MANIFEST
+from asyncsave.cli.files import files_of
 from asyncsave.cli.plain import shortest
-from asyncsave.cli.terminal import Json, Terminal, answering
-from asyncsave.errors import CheckpointNotFoundError
+from asyncsave.cli.terminal import Json, Terminal, answering, new_table
 from asyncsave.inspection.contents import inspect as look_into
 from asyncsave.inspection.saved import Contents, SavedTensor
 from asyncsave.units import size
 
-__all__ = ["files_of", "inspect"]
+__all__ = ["inspect"]
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="A checkpoint, or the folder of a step.", show_default=False)]
 Records = Annotated[bool, typer.Option("--records", help="Show the zip's records, too.")]
@@ -39,29 +36,6 @@ def inspect(file: File, records: Records = False, all: All = False, json: Json =
         terminal.document({"path": os.path.abspath(file), "files": documents} if whole else documents[0])
         for contents in found:
             _tell(terminal, contents, None if all else _SHOWN, records=records)
-
-
-def files_of(path: str) -> list[str]:
-    """Return the files of a step, if a path is that of its folder; else the path itself.
-
-    Raises:
-        CheckpointNotFoundError: It is a folder, but not that of a step.
-        CorruptCheckpointError: The step's manifest is damaged.
-    """
-    if not os.path.isdir(path):
-        return [path]
-    absolute = os.path.abspath(path)
-    manifest = os.path.join(absolute, MANIFEST)
-    if not os.path.isfile(manifest):
-        message = (
-            f"{absolute!r} is a folder, but not that of a step (it has no {MANIFEST}): name a file, or such a folder"
-        )
-        raise CheckpointNotFoundError(message, path=absolute)
-    names = sorted(read_manifest(manifest).files)
-    if not names:
-        message = f"{absolute!r} is a step without files"
-        raise CheckpointNotFoundError(message, path=absolute)
-    return [os.path.join(absolute, name) for name in names]
 
 
 def _document(contents: Contents) -> dict[str, Any]:
@@ -131,12 +105,8 @@ def _more(terminal: Terminal, count: int, most: int | None, what: str) -> None:
         terminal.show(f"... and {count - most:,} {what} more: --all shows them")
 
 
-def _table() -> Table:
-    return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-
-
 def _tensors(tensors: tuple[SavedTensor, ...]) -> Table:
-    table = _table()
+    table = new_table()
     table.add_column("tensor", overflow="fold", min_width=12)
     table.add_column("shape", overflow="fold")
     table.add_column("type", overflow="fold")
@@ -150,7 +120,7 @@ def _tensors(tensors: tuple[SavedTensor, ...]) -> Table:
 
 
 def _values(contents: Contents, most: int | None) -> Table:
-    table = _table()
+    table = new_table()
     table.add_column("value", overflow="fold", min_width=12)
     table.add_column("type", overflow="fold")
     table.add_column("is", overflow="fold")
@@ -160,7 +130,7 @@ def _values(contents: Contents, most: int | None) -> Table:
 
 
 def _records(contents: Contents) -> Table:
-    table = _table()
+    table = new_table()
     table.add_column("record", overflow="fold", min_width=9)
     for name in ("offset", "bytes", "crc32"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -6,15 +6,13 @@ import os
 from typing import Annotated, Any
 
 import typer
-from rich import box
-from rich.table import Table
 
 from asyncsave.catalogue.info import CheckpointInfo
 from asyncsave.catalogue.listing import Listing, Look
 from asyncsave.catalogue.names import parse
 from asyncsave.cli.plain import shortest
 from asyncsave.cli.runs import Run, about, age, epoch_of, kind_of, metrics_of, versions_in
-from asyncsave.cli.terminal import FAILED, FINDINGS, Json, Terminal, answering
+from asyncsave.cli.terminal import FAILED, FINDINGS, Json, Terminal, answering, new_table
 from asyncsave.errors import CorruptCheckpointError, LoadError
 from asyncsave.runs.selection import look_at
 from asyncsave.units import size
@@ -50,7 +48,7 @@ def _tell(terminal: Terminal, folder: str, look: Look, others: list[CheckpointIn
     terminal.show(f"{shortest(folder)}: {_count(len(look.infos), 'checkpoint')}, {total}")
     if not infos and not look.problems:
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = new_table()
     for name in ("step", "saved", "size"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("kind", no_wrap=True)

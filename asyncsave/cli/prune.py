@@ -6,14 +6,12 @@ import contextlib
 from typing import Annotated
 
 import typer
-from rich import box
-from rich.table import Table
 
 from asyncsave.catalogue.listing import Listing
 from asyncsave.catalogue.retention import Retention, Verdict
 from asyncsave.cli.plain import plain, shortest
 from asyncsave.cli.runs import DryRun, Metric, Mode, Run, held, the_version
-from asyncsave.cli.terminal import FAILED, Json, Terminal, Yes, answering
+from asyncsave.cli.terminal import FAILED, Json, Terminal, Yes, answering, new_table
 from asyncsave.runs.pruning import carry_out, judge
 from asyncsave.runs.selection import look_at
 from asyncsave.units import size
@@ -72,7 +70,7 @@ def _tell(terminal: Terminal, folder: str, verdicts: list[Verdict]) -> None:
     terminal.show(shortest(folder))
     if not verdicts:
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = new_table()
     for name in ("step", "size"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)

@@ -16,7 +16,7 @@ from asyncsave.catalogue.info import CheckpointInfo
 from asyncsave.catalogue.listing import Listing
 from asyncsave.catalogue.names import MANIFEST, parse
 from asyncsave.catalogue.retention import Mode as Best
-from asyncsave.catalogue.versions import versions_below
+from asyncsave.catalogue.versions import Known, versions_below
 from asyncsave.cli.plain import for_json, plain
 from asyncsave.errors import CheckpointNotFoundError, OptionError, VersionInUseError
 from asyncsave.runs.selection import Which, find, look_at
@@ -55,12 +55,7 @@ def versions_in(run: str) -> list[str]:
         CheckpointNotFoundError: There is none.
         LoadError: The folder cannot be read.
     """
-    folder = os.path.realpath(run)
-    found = versions_below(folder)
-    if not found:
-        message = f"there is no run in {folder!r}: no version, no step. A run lies in root/project/experiment/version"
-        raise CheckpointNotFoundError(message, path=folder)
-    return [os.path.join(experiment, known.name) for experiment, versions in found.items() for known in versions]
+    return _folders(_found(run))
 
 
 def the_version(run: str) -> str:
@@ -70,14 +65,24 @@ def the_version(run: str) -> str:
         OptionError: There are several experiments.
         CheckpointNotFoundError, LoadError: As :func:`versions_in`.
     """
-    versions = versions_in(run)
-    if len(versions) == 1:
-        return versions[0]
-    found = versions_below(os.path.realpath(run))
+    found = _found(run)
     if len(found) > 1:
-        raise OptionError(f"{run!r} holds several runs; name one of {', '.join(map(repr, versions))}")
+        raise OptionError(f"{run!r} holds several runs; name one of {', '.join(map(repr, _folders(found)))}")
     experiment, known = found.popitem()
     return os.path.join(experiment, max(known).name)
+
+
+def _found(run: str) -> dict[str, list[Known]]:
+    folder = os.path.realpath(run)
+    found = versions_below(folder)
+    if not found:
+        message = f"there is no run in {folder!r}: no version, no step. A run lies in root/project/experiment/version"
+        raise CheckpointNotFoundError(message, path=folder)
+    return found
+
+
+def _folders(found: dict[str, list[Known]]) -> list[str]:
+    return [os.path.join(experiment, known.name) for experiment, versions in found.items() for known in versions]
 
 
 def the_checkpoint(run: str, which: str | None, metric: str | None, mode: Best) -> CheckpointInfo:

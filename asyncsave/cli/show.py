@@ -7,7 +7,6 @@ import os
 from typing import Annotated
 
 import typer
-from rich import box
 from rich.table import Table
 
 from asyncsave.catalogue.info import CheckpointInfo
@@ -16,7 +15,7 @@ from asyncsave.catalogue.manifest import Manifest
 from asyncsave.catalogue.names import MANIFEST
 from asyncsave.cli.plain import for_json, plain, shortest
 from asyncsave.cli.runs import Metric, Mode, Run, about, age, epoch_of, kind_of, metrics_of, moment, the_checkpoint
-from asyncsave.cli.terminal import Json, Terminal, answering
+from asyncsave.cli.terminal import Json, Terminal, answering, new_table
 from asyncsave.units import size
 
 __all__ = ["show"]
@@ -61,7 +60,7 @@ def _tell(terminal: Terminal, info: CheckpointInfo, manifest: Manifest) -> None:
     }
     for name, word in words.items():
         table.add_row(name, word)
-    files = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    files = new_table()
     files.add_column("file", overflow="fold")
     files.add_column("size", justify="right", no_wrap=True)
     files.add_column("digest", no_wrap=True)

@@ -9,15 +9,17 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, NoReturn
 
 import typer
+from rich import box
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
 from rich.text import Text
 
 from asyncsave.cli.plain import plain
 from asyncsave.cli.streams import silence
 from asyncsave.errors import AsyncSaveError, CorruptCheckpointError, OptionError
 
-__all__ = ["FAILED", "FINDINGS", "USAGE", "Json", "Terminal", "Yes", "answering"]
+__all__ = ["FAILED", "FINDINGS", "USAGE", "Json", "Terminal", "Yes", "answering", "new_table"]
 
 FAILED, USAGE, FINDINGS = 1, 2, 3
 """Exit codes besides 0: it failed, it was not understood, it has found something (corrupt, differs, hurts)."""
@@ -109,6 +111,11 @@ class Terminal:
             typer.Exit: Always.
         """
         raise typer.Exit(code)
+
+
+def new_table() -> Table:
+    """Return an empty table as all commands show theirs: headings, a line, and rows."""
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
 
 
 @contextlib.contextmanager

@@ -6,11 +6,9 @@ import os
 from typing import Annotated, Any
 
 import typer
-from rich import box
-from rich.table import Table
 
 from asyncsave.cli.plain import plain, shortest
-from asyncsave.cli.terminal import FAILED, FINDINGS, Json, Terminal, answering
+from asyncsave.cli.terminal import FAILED, FINDINGS, Json, Terminal, answering, new_table
 from asyncsave.runs.checking import Checked, File, check_all, files_at
 from asyncsave.units import size
 
@@ -56,7 +54,7 @@ def _check(terminal: Terminal, found: list[File | Checked]) -> list[Checked]:
 def _tell(terminal: Terminal, checked: list[Checked], wrong: list[Checked]) -> None:
     if wrong:
         folder = os.path.commonpath([os.path.dirname(one.path) for one in wrong])
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        table = new_table()
         for name in ("file", "record"):
             table.add_column(name, overflow="fold")
         table.add_column("problem", no_wrap=True)

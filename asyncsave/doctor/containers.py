@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable
 from pathlib import Path
+
+from asyncsave.cgroups import MOUNT, control_groups
 
 __all__ = ["CGROUPS", "PROC", "cpu_quota", "memory_limit"]
 
-PROC, CGROUPS = "/proc", "/sys/fs/cgroup"
+PROC, CGROUPS = "/proc", MOUNT
 _UNLIMITED = 1 << 60
 
 
@@ -60,30 +63,9 @@ def _tightest(
 ) -> float | None:
     """Return the least of what each group says, by version 1 or 2 of the interface; None if none says anything."""
     found = []
-    for version, group in _groups(controller, proc, mount):
+    for version, group in control_groups(controller, table=os.path.join(proc, "self", "cgroup"), mount=mount):
         try:
             found.append((first if version == 1 else second)(group))
         except (OSError, ValueError, ZeroDivisionError):
             continue  # the root of version 2 says nothing, and a group may be gone by now
     return min(found, default=None)
-
-
-def _groups(controller: str, proc: str, mount: str) -> Iterator[tuple[int, Path]]:
-    """Yield each group that this process is in, up to the root.
-
-    Inside a container the path may be one that only the host knows; the root there is the container's own group.
-    """
-    try:
-        lines = (Path(proc) / "self" / "cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if controllers and controller not in controllers.split(","):
-            continue
-        root = Path(mount) / controller if controllers else Path(mount)
-        group = root / path.lstrip("/")
-        groups = [group, *group.parents]
-        for one in groups[: groups.index(root) + 1]:
-            yield (1 if controllers else 2), one

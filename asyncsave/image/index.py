@@ -16,7 +16,7 @@ from asyncsave.image.crc import crc32
 from asyncsave.image.layout import PAGE, UINT16, UINT32, data_offset
 from asyncsave.image.torchzip import VERSION
 
-__all__ = ["Entry", "Index", "Readable", "is_zip", "promised_nbytes", "read_index"]
+__all__ = ["Entry", "Index", "Readable", "checkpoint_index", "is_zip", "promised_nbytes", "read_index"]
 
 _ENTRY = struct.Struct("<4s6H3I5H2I")
 _LOCAL = struct.Struct("<4s5H3I2H")
@@ -116,6 +116,24 @@ def read_index(file: Readable) -> Index:
         _check_names(file, entries)
     checksums = seal is not None or any(entry.crc for entry in entries if entry.nbytes)
     return Index(entries, int(seal[2], 16) if seal else None, sealed_nbytes, checksums)
+
+
+def checkpoint_index(file: Readable) -> Index:
+    """Read the directory of a zip archive that is a checkpoint.
+
+    Raises:
+        CorruptCheckpointError: It is truncated or damaged.
+        LoadError: It is another archive.
+    """
+    index = read_index(file)
+    names = {entry.name for entry in index.entries}
+    if "constants.pkl" in names:
+        message = f"{file.path!r} is a TorchScript archive: load it with torch.jit.load"
+        raise LoadError(message, path=file.path)
+    if "data.pkl" not in names:
+        message = f"{file.path!r} is a zip archive, but not a checkpoint: it has no data.pkl"
+        raise LoadError(message, path=file.path)
+    return index
 
 
 def _damaged(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from asyncsave import pending
 from asyncsave.errors import CorruptCheckpointError, LoadError
 from asyncsave.image.crc import crc32
-from asyncsave.image.index import Entry, Index, Readable, is_zip, read_index
+from asyncsave.image.index import Entry, Index, Readable, checkpoint_index, is_zip
 from asyncsave.image.torchzip import VERSION
 from asyncsave.inspection.coverage import shown_nbytes
 from asyncsave.inspection.legacy import read_legacy
@@ -105,14 +105,8 @@ def _look(source: Source) -> Look:
 
 
 def _look_into_zip(source: Source) -> Look:
-    index = read_index(_Bounded(source))
+    index = checkpoint_index(_Bounded(source))
     entries = {entry.name: entry for entry in index.entries}
-    if "constants.pkl" in entries:
-        message = f"{source.path!r} is a TorchScript archive: load it with torch.jit.load"
-        raise LoadError(message, path=source.path)
-    if "data.pkl" not in entries:
-        message = f"{source.path!r} is a zip archive, but not a checkpoint: it has no data.pkl"
-        raise LoadError(message, path=source.path)
     pickled = read_pickle(_record(source, index, entries["data.pkl"]), path=source.path, record="data.pkl")
     tensors = Tensors()
     walked = _walked(source.path, "data.pkl", pickled, tensors)

@@ -10,12 +10,19 @@ from pathlib import Path
 
 import psutil
 
+from asyncsave.cgroups import MOUNT, TABLE, control_groups
+
 __all__ = ["headroom"]
 
 _UNLIMITED = 1 << 60
+_NAMES = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("memory.max", "memory.current", "inactive_file"),
+}
+"""Limit, usage, and the clean page cache in the statistics, by the version of the interface."""
 
 
-def headroom(*, proc: str = "/proc/self/cgroup", mount: str = "/sys/fs/cgroup") -> int:
+def headroom(*, proc: str = TABLE, mount: str = MOUNT) -> int:
     """Return the bytes that can be allocated without pushing anything out of memory.
 
     The least of what the machine has available and what each memory control group above this
@@ -25,32 +32,9 @@ def headroom(*, proc: str = "/proc/self/cgroup", mount: str = "/sys/fs/cgroup") 
         proc: The process's control groups, see cgroups(7).
         mount: Where the control groups are mounted.
     """
-    limits = [psutil.virtual_memory().available]
-    try:
-        lines = Path(proc).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            names = ("memory.max", "memory.current", "inactive_file")
-            limits += _ancestry(Path(mount), path, names)
-        elif "memory" in controllers.split(","):
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-            limits += _ancestry(Path(mount) / "memory", path, names)
-    return max(0, min(limits))
-
-
-def _ancestry(root: Path, path: str, names: tuple[str, str, str]) -> list[int]:
-    """Return what each group from ``path`` up to the root leaves.
-
-    Inside a container the path may be one that only the host knows; the root there is the
-    container's own group, so it counts whatever the path says.
-    """
-    group = root / path.lstrip("/")
-    groups = [group, *group.parents]
-    found = (_left(member, *names) for member in groups[: groups.index(root) + 1])
-    return [left for left in found if left is not None]
+    groups = control_groups("memory", table=proc, mount=mount)
+    found = (_left(group, *_NAMES[version]) for version, group in groups)
+    return max(0, min([psutil.virtual_memory().available, *(left for left in found if left is not None)]))
 
 
 def _left(group: Path, limit_name: str, usage_name: str, cache_name: str) -> int | None:
