@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno as _errno
 import queue
-from typing import Any
+from typing import Any, TypeVar
 
 __all__ = [
     "AsyncSaveError",
@@ -204,6 +204,11 @@ class CheckpointNotFoundError(LoadError, FileNotFoundError):
         return str(self.args[0])
 
 
+Corrupt = TypeVar("Corrupt", bound="CorruptCheckpointError")
+INSTEAD = "Load an older checkpoint, or restore this one from a copy"
+"""What to do about a damaged checkpoint."""
+
+
 class CorruptCheckpointError(LoadError):
     """The file is truncated, overwritten or damaged.
 
@@ -231,6 +236,23 @@ class CorruptCheckpointError(LoadError):
         self.record = record
         self.expected = expected
         self.found = found
+
+    @classmethod
+    def of(  # noqa: PYI019 - Python 3.10 has no typing.Self
+        cls: type[Corrupt], path: str, expected: str, found: str, *, record: str | None = None, what: str = ""
+    ) -> Corrupt:
+        """Describe damage for a user.
+
+        Args:
+            path: The file.
+            expected: What should be there.
+            found: What is there.
+            record: The damaged record; None: the container is.
+            what: What of it is damaged; empty: the whole.
+        """
+        where = "".join(f"{part}: " for part in (f"record {record!r}" if record else "", what) if part)
+        message = f"{path!r} is damaged: {where}expected {expected}, found {found}. {INSTEAD}"
+        return cls(message, path=path, record=record, expected=expected, found=found)
 
 
 class FormatVersionError(LoadError):

@@ -11,8 +11,8 @@ import torch
 
 from asyncsave import pending
 from asyncsave.cores import cores
-from asyncsave.errors import CorruptCheckpointError, LoadError
-from asyncsave.image.index import Entry, Index, checkpoint_index, is_zip
+from asyncsave.errors import INSTEAD, CorruptCheckpointError, LoadError
+from asyncsave.image.index import Entry, Index, checkpoint_index, is_zip, refuse_torn
 from asyncsave.reading import Records
 from asyncsave.storage.blocks import DIRECT_FROM
 from asyncsave.storage.source import MemorySource, Source, open_source
@@ -117,7 +117,7 @@ def _check_whole(source: Source) -> None:
         where = f"record {problem.record!r}" if problem.record else "the file"
         message = (
             f"{source.path!r} is damaged: {where} ({problem.kind}): expected {problem.expected}, "
-            f"found {problem.found}. Load an older checkpoint, or restore this one from a copy"
+            f"found {problem.found}. {INSTEAD}"
         )
         raise CorruptCheckpointError(
             message,
@@ -224,13 +224,7 @@ def _refused(path: str, error: Exception, *, weights_only: bool) -> LoadError:
 def _load_other(source: Source, how: _How, *, verify: bool | None) -> Any:
     """Load what is not a zip archive: a legacy file of ``torch.save``, or nothing that we know."""
     head = source.read(0, min(4, source.nbytes))
-    end = source.read(max(0, source.nbytes - 4096), min(source.nbytes, 4096))
-    if b"PK\x05\x06" in end:
-        message = f"{source.path!r} is damaged: its first bytes are overwritten, found {head!r}"
-        raise CorruptCheckpointError(message, path=source.path, expected=repr(b"PK\x03\x04"), found=repr(head))
-    if not source.nbytes:
-        message = f"{source.path!r} is an empty file"
-        raise CorruptCheckpointError(message, path=source.path, expected="a checkpoint", found="0 bytes")
+    refuse_torn(source, head)
     legacy = head[:1] == b"\x80" or source.read(0, min(512, source.nbytes))[257:262] == b"ustar"
     if not legacy:
         message = f"{source.path!r} is not a checkpoint: it begins with {head!r}"

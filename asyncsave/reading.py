@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from asyncsave.errors import CorruptCheckpointError, LoadError
+from asyncsave.errors import INSTEAD, CorruptCheckpointError, LoadError
 from asyncsave.image.crc import combine, crc32
 from asyncsave.image.index import Entry, Index
 from asyncsave.image.layout import PAGE
@@ -141,8 +141,7 @@ def _compare(source: Source, entry: Entry, found: int) -> None:
     if found != entry.crc:
         message = (
             f"{source.path!r} is damaged: record {entry.name!r} ({entry.nbytes:,} bytes at "
-            f"{entry.offset:,}) has CRC-32 {found:08x}, expected {entry.crc:08x}. Load an older "
-            "checkpoint, or restore this one from a copy"
+            f"{entry.offset:,}) has CRC-32 {found:08x}, expected {entry.crc:08x}. {INSTEAD}"
         )
         raise CorruptCheckpointError(
             message,

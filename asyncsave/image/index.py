@@ -11,12 +11,12 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-from asyncsave.errors import CorruptCheckpointError, FormatVersionError, LoadError
+from asyncsave.errors import INSTEAD, CorruptCheckpointError, FormatVersionError, LoadError
 from asyncsave.image.crc import crc32
 from asyncsave.image.layout import PAGE, UINT16, UINT32, data_offset
 from asyncsave.image.torchzip import VERSION
 
-__all__ = ["Entry", "Index", "Readable", "checkpoint_index", "is_zip", "promised_nbytes", "read_index"]
+__all__ = ["Entry", "Index", "Readable", "checkpoint_index", "is_zip", "promised_nbytes", "read_index", "refuse_torn"]
 
 _ENTRY = struct.Struct("<4s6H3I5H2I")
 _LOCAL = struct.Struct("<4s5H3I2H")
@@ -68,6 +68,25 @@ class Index(NamedTuple):
 def is_zip(head: bytes) -> bool:
     """Tell whether a file that begins with these bytes is (or was once) a zip archive."""
     return head[:4] == b"PK\x03\x04"
+
+
+def refuse_torn(file: Readable, head: bytes) -> None:
+    """Refuse what is no zip any more: it has lost its beginning, or all of it.
+
+    Args:
+        file: A file that does not begin as a zip does.
+        head: Its first bytes.
+
+    Raises:
+        CorruptCheckpointError: It was one once, or is empty.
+    """
+    end = file.read(max(0, file.nbytes - 4096), min(file.nbytes, 4096))
+    if b"PK\x05\x06" in end:
+        message = f"{file.path!r} is damaged: its first bytes are overwritten, found {head[:4]!r}"
+        raise CorruptCheckpointError(message, path=file.path, expected=repr(b"PK\x03\x04"), found=repr(head[:4]))
+    if not file.nbytes:
+        message = f"{file.path!r} is an empty file"
+        raise CorruptCheckpointError(message, path=file.path, expected="a checkpoint", found="0 bytes")
 
 
 class _End(NamedTuple):
@@ -139,12 +158,7 @@ def checkpoint_index(file: Readable) -> Index:
 def _damaged(
     file: Readable, what: str, expected: str, found: str, *, record: str | None = None
 ) -> CorruptCheckpointError:
-    where = f"record {record!r}: " if record else ""
-    message = (
-        f"{file.path!r} is damaged: {where}{what}: expected {expected}, found {found}. "
-        "Load an older checkpoint, or restore this one from a copy"
-    )
-    return CorruptCheckpointError(message, path=file.path, record=record, expected=expected, found=found)
+    return CorruptCheckpointError.of(file.path, expected, found, record=record, what=what)
 
 
 def promised_nbytes(file: Readable) -> int | None:
@@ -165,10 +179,7 @@ def _truncated(file: Readable) -> CorruptCheckpointError:
     found = f"{file.nbytes} bytes"
     if expected == found:
         expected, found = "a zip directory at the end of the file", "other bytes"
-    message = (
-        f"{file.path!r} is truncated or overwritten: expected {expected}, found {found}. "
-        "Load an older checkpoint, or restore this one from a copy"
-    )
+    message = f"{file.path!r} is truncated or overwritten: expected {expected}, found {found}. {INSTEAD}"
     return CorruptCheckpointError(message, path=file.path, expected=expected, found=found)
 
 

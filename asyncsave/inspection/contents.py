@@ -10,7 +10,7 @@ from typing import NamedTuple
 from asyncsave import pending
 from asyncsave.errors import CorruptCheckpointError, LoadError
 from asyncsave.image.crc import crc32
-from asyncsave.image.index import Entry, Index, Readable, checkpoint_index, is_zip
+from asyncsave.image.index import Entry, Index, Readable, checkpoint_index, is_zip, refuse_torn
 from asyncsave.image.torchzip import VERSION
 from asyncsave.inspection.coverage import shown_nbytes
 from asyncsave.inspection.legacy import read_legacy
@@ -120,7 +120,7 @@ def _look_into_zip(source: Source) -> Look:
     sealed = index.image_crc is not None
     byteorder = texts.get("byteorder", "little")
     if byteorder not in {"little", "big"}:
-        raise _damaged(source.path, "byteorder", "little or big", repr(byteorder))
+        raise CorruptCheckpointError.of(source.path, "little or big", repr(byteorder), record="byteorder")
     versions = Versions(VERSION if sealed else None, texts.get("version"), byteorder, pickled.protocol)
     stored = {key: Storage(key, "uint8", entry.nbytes, "") for key, entry in _data(entries)}
     contents = _contents(
@@ -180,7 +180,7 @@ def _record(source: Source, index: Index, entry: Entry) -> bytes:
         raise LoadError(message, path=source.path)
     data = source.read(entry.offset, entry.nbytes)
     if index.checksums and (found := crc32(data)) != entry.crc:
-        raise _damaged(source.path, entry.name, f"CRC-32 {entry.crc:08x}", f"{found:08x}")
+        raise CorruptCheckpointError.of(source.path, f"CRC-32 {entry.crc:08x}", f"{found:08x}", record=entry.name)
     return data
 
 
@@ -190,7 +190,7 @@ def _walked(path: str, record: str | None, pickled: Pickled, tensors: Tensors) -
             tensors.storage(persistent)
         return walk(pickled.root, tensors)
     except MalformedTensorError as error:
-        raise _damaged(path, record, "tensors as torch saves them", str(error)) from None
+        raise CorruptCheckpointError.of(path, "tensors as torch saves them", str(error), record=record) from None
     except TooMuchError as error:
         message = f"{path!r}: what its pickle describes cannot be looked at without loading it: {error}"
         raise LoadError(message, path=path) from None
@@ -199,32 +199,18 @@ def _walked(path: str, record: str | None, pickled: Pickled, tensors: Tensors) -
 def _check_record(path: str, storage: Storage, entry: Entry | None) -> None:
     if entry is None or entry.nbytes != storage.nbytes:
         found = "none" if entry is None else f"{entry.nbytes} bytes"
-        raise _damaged(path, f"data/{storage.key}", f"{storage.nbytes} bytes, which its tensors need", found)
+        needed = f"{storage.nbytes} bytes, which its tensors need"
+        raise CorruptCheckpointError.of(path, needed, found, record=f"data/{storage.key}")
 
 
 def _data(entries: dict[str, Entry]) -> list[tuple[str, Entry]]:
     return [(name.removeprefix("data/"), entry) for name, entry in entries.items() if name.startswith("data/")]
 
 
-def _damaged(path: str, record: str | None, expected: str, found: str) -> CorruptCheckpointError:
-    where = f"record {record!r}: " if record else ""
-    message = (
-        f"{path!r} is damaged: {where}expected {expected}, found {found}. "
-        "Load an older checkpoint, or restore this one from a copy"
-    )
-    return CorruptCheckpointError(message, path=path, record=record, expected=expected, found=found)
-
-
 def _refuse_others(source: Source, head: bytes) -> None:
     """Refuse what is neither a zip nor of torch's legacy format."""
     path = source.path
-    end = source.read(max(0, source.nbytes - 4096), min(source.nbytes, 4096))
-    if b"PK\x05\x06" in end:
-        message = f"{path!r} is damaged: its first bytes are overwritten, found {head[:4]!r}"
-        raise CorruptCheckpointError(message, path=path, expected=repr(b"PK\x03\x04"), found=repr(head[:4]))
-    if not source.nbytes:
-        message = f"{path!r} is an empty file"
-        raise CorruptCheckpointError(message, path=path, expected="a checkpoint", found="0 bytes")
+    refuse_torn(source, head)
     if head[257:262] == b"ustar":
         message = f"{path!r} has the tar format that torch wrote in 2016: only torch.load(weights_only=False) reads it"
         raise LoadError(message, path=path)

@@ -47,17 +47,19 @@ class Legacy(NamedTuple):
             CorruptCheckpointError: The file ends too early, or sizes differ from those in the pickle.
         """
         if len(storages) != len(self.keys) or set(storages) != set(self.keys):
-            raise _damaged(source.path, f"{len(storages)} storages", f"{len(self.keys)} keys of others")
+            raise CorruptCheckpointError.of(
+                source.path, f"{len(storages)} storages", f"{len(self.keys)} keys of others"
+            )
         places, at = {}, self.nbytes
         for key in self.keys:
             storage = storages[key]
             if at + _COUNT.size + storage.nbytes > source.nbytes:
                 needed = f"{at + _COUNT.size + storage.nbytes} bytes and more"
-                raise _damaged(source.path, needed, f"{source.nbytes} bytes")
+                raise CorruptCheckpointError.of(source.path, needed, f"{source.nbytes} bytes")
             (count,) = _COUNT.unpack(source.read(at, _COUNT.size))
             if count * ITEMSIZES[storage.dtype] != storage.nbytes:
                 found = f"{count} elements of {storage.dtype}"
-                raise _damaged(source.path, f"{storage.nbytes} bytes in storage {key!r}", found)
+                raise CorruptCheckpointError.of(source.path, f"{storage.nbytes} bytes in storage {key!r}", found)
             places[key] = at + _COUNT.size
             at += _COUNT.size + storage.nbytes
         return places
@@ -104,9 +106,9 @@ def _read(data: bytes, path: str) -> Legacy:
     pickles += [following() for _ in range(4)]
     _, version, system, _, keys = (one.root for one in pickles)
     if type(version) is not int or version != _VERSION:
-        raise _damaged(path, f"version {_VERSION}", f"another one ({type(version).__name__})")
+        raise CorruptCheckpointError.of(path, f"version {_VERSION}", f"another one ({type(version).__name__})")
     if type(keys) is not list or not all(type(key) is str for key in keys):
-        raise _damaged(path, "the keys of its storages", f"a {type(keys).__name__}")
+        raise CorruptCheckpointError.of(path, "the keys of its storages", f"a {type(keys).__name__}")
     others = (*pickles[:3], pickles[4])
     return Legacy(pickles[3], others, keys, _byteorder(system), at)
 
@@ -117,11 +119,3 @@ def _byteorder(system: Any) -> str:
         if type(said[at]) is str and said[at] == "little_endian":
             return "little" if said[at + 1] is True else "big"
     return "little"
-
-
-def _damaged(path: str, expected: str, found: str) -> CorruptCheckpointError:
-    message = (
-        f"{path!r} is damaged: expected {expected}, found {found}. "
-        "Load an older checkpoint, or restore this one from a copy"
-    )
-    return CorruptCheckpointError(message, path=path, expected=expected, found=found)

@@ -130,12 +130,8 @@ class _Machine(Stack):
     def _damaged(
         self, expected: str, found: str, kind: type[CorruptCheckpointError] = CorruptCheckpointError
     ) -> CorruptCheckpointError:
-        where = f"record {self._record!r}" if self._record else "its pickle"
-        message = (
-            f"{self._path!r} is damaged: {where}: expected {expected}, found {found}. "
-            "Load an older checkpoint, or restore this one from a copy"
-        )
-        return kind(message, path=self._path, record=self._record, expected=expected, found=found)
+        what = "" if self._record else "its pickle"
+        return kind.of(self._path, expected, found, record=self._record, what=what)
 
     def _too_large(self, at: int) -> NoReturn:
         message = (
