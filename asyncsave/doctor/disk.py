@@ -7,14 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 from asyncsave.doctor.check import Check, fine, unknown, wrong
-from asyncsave.storage.mounts import file_system, is_durable
+from asyncsave.storage.mounts import IN_MEMORY, file_system, is_durable
 
 __all__ = ["kind_of", "mount", "room"]
 
 StatVFS = Callable[[str], Any]
 _STATVFS: StatVFS | None = getattr(os, "statvfs", None)
 _LEAST_BYTES, _LEAST_INODES = 1 << 30, 1000
-_MEMORY = {"tmpfs", "ramfs", "devtmpfs", "rootfs"}
 _HOST = {"9p", "virtiofs", "vboxsf"}
 _NETWORK = {"afs", "beegfs", "ceph", "cifs", "coda", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "orangefs"}
 _NETWORK |= {"panfs", "pvfs2", "smb3", "smbfs", "wekafs"}
@@ -30,7 +29,7 @@ def kind_of(name: str) -> str:
     """
     if name.startswith("fuse"):
         return "user space"
-    if name in _MEMORY:
+    if name in IN_MEMORY:
         return "memory"
     if name in _NETWORK | _CLUSTER:
         return "network"

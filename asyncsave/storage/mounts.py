@@ -6,10 +6,11 @@ import functools
 import os
 import re
 
-__all__ = ["file_system", "is_durable"]
+__all__ = ["IN_MEMORY", "file_system", "is_durable"]
 
 _MOUNTINFO = "/proc/self/mountinfo"
-_VOLATILE_TYPES = {"tmpfs", "ramfs", "devtmpfs", "rootfs"}
+IN_MEMORY = {"tmpfs", "ramfs", "devtmpfs", "rootfs"}
+"""Types of file systems that a power cut empties."""
 
 
 def is_durable(folder: str, *, mountinfo: str = _MOUNTINFO) -> bool:
@@ -27,7 +28,7 @@ def is_durable(folder: str, *, mountinfo: str = _MOUNTINFO) -> bool:
     kind, options = file_system(folder, mountinfo=mountinfo)
     if kind == "overlay":
         return "volatile" not in options.split(",")
-    return kind not in _VOLATILE_TYPES and not kind.startswith("fuse")
+    return kind not in IN_MEMORY and not kind.startswith("fuse")
 
 
 def file_system(folder: str, *, mountinfo: str = _MOUNTINFO) -> tuple[str, str]:
