@@ -19,10 +19,12 @@ from programs import Template
 
 from asyncsave.cli.app import COMMANDS
 
-__all__ = ["Commands", "Done", "command", "documents", "on_terminal", "run"]
+__all__ = ["PATIENCE", "ROOT", "Commands", "Done", "command", "documents", "on_terminal", "run"]
 
-_ROOT = str(Path(__file__).parent.parent)
-_PATIENCE = 60.0
+ROOT = str(Path(__file__).parent.parent)
+"""Where the package is, for a process of its own."""
+PATIENCE = 60.0
+"""Seconds within which every command has ended, on the slowest machine."""
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -52,8 +54,8 @@ def run(*arguments: object, cwd: Path | None = None, stdout: int = subprocess.PI
         stderr=subprocess.PIPE,
         check=False,
         cwd=cwd,
-        timeout=_PATIENCE,
-        env={**os.environ, "PYTHONPATH": _ROOT, **environment},
+        timeout=PATIENCE,
+        env={**os.environ, "PYTHONPATH": ROOT, **environment},
     )
     out = b"" if done.stdout is None else done.stdout
     result = Done(done.returncode, out.decode(), done.stderr.decode())
@@ -129,7 +131,7 @@ def on_terminal(
     try:
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
         surroundings = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "NO_COLOR"}}
-        environment = {"PYTHONPATH": _ROOT, "TERM": "xterm", **environment}
+        environment = {"PYTHONPATH": ROOT, "TERM": "xterm", **environment}
         with subprocess.Popen(
             command(*arguments), stdin=theirs, stdout=theirs, stderr=theirs, env={**surroundings, **environment},
             start_new_session=True, preexec_fn=take_over,  # noqa: PLW1509 - no thread runs here
@@ -138,7 +140,7 @@ def on_terminal(
             theirs = -1
             try:
                 seen = _read(ours, typed.encode(), after.encode())
-                return process.wait(_PATIENCE), _ESCAPES.sub("", seen).replace("\r", "")
+                return process.wait(PATIENCE), _ESCAPES.sub("", seen).replace("\r", "")
             finally:
                 process.kill()
     finally:
@@ -150,7 +152,7 @@ def on_terminal(
 def _read(fd: int, typed: bytes, after: bytes) -> str:
     """Read a terminal until nobody has it any more; type when it is time for that."""
     seen = b""
-    while select.select([fd], [], [], _PATIENCE)[0]:
+    while select.select([fd], [], [], PATIENCE)[0]:
         try:
             data = os.read(fd, 1 << 16)
         except OSError:  # the last process has left

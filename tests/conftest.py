@@ -1,20 +1,26 @@
-"""What every test stands on: nothing may leak, and no error may go unread."""
+"""What every test stands on: nothing may leak, no error may go unread. And what tests of several files share."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import loops
 import psutil
 import pytest
+from attempts import attempts_inside
 from backends import VARIABLE, make_writer
+from commands import Commands, Done
+from finished import make_runs
 from gates import Gated
 from processes import nobody_is_left
-from programs import Template
+from programs import Result, Template
 
 import asyncsave
 from asyncsave import notices
@@ -127,3 +133,65 @@ def template() -> Iterator[Template]:
     made = Template()
     yield made
     made.close()
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[asyncsave.CheckpointManager]:
+    """Return a manager with nothing in it."""
+    with asyncsave.CheckpointManager(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def protected(template: Template, tmp_path: Path) -> Callable[..., tuple[Result, dict[str, list[str]]]]:
+    """Return what runs a protected loop: see :func:`loops.protected`."""
+    return functools.partial(loops.protected, template, tmp_path)
+
+
+@pytest.fixture
+def found(tmp_path: Path) -> Callable[..., tuple[int, int, int]]:
+    """Return what restores what a protected loop has left: see :func:`loops.found`."""
+    return functools.partial(loops.found, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def quick() -> Iterator[Commands]:
+    """Run commands in forked processes."""
+    made = Commands()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def plain_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no setting of whoever runs the tests decide on colours."""
+    for name in ("FORCE_COLOR", "NO_COLOR", "COLORTERM", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def inside(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Done]]:
+    """Return what runs a command of the test's own in this process: see :func:`attempts.attempts_inside`."""
+    with attempts_inside(monkeypatch, capfd) as run_inside:
+        yield run_inside
+
+
+@pytest.fixture(scope="session")
+def two_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make two runs that are over, once: see :func:`finished.make_runs`."""
+    made = tmp_path_factory.mktemp("made")
+    make_runs(made)
+    return made
+
+
+@pytest.fixture
+def root(two_runs: Path, tmp_path: Path) -> Iterator[Path]:
+    """Copy the two runs, for a test that may change them and leave litter in them."""
+    yield Path(shutil.copytree(two_runs, tmp_path / "runs"))
+    shutil.rmtree(tmp_path / "runs")
+
+
+@pytest.fixture
+def version(root: Path) -> Path:
+    """Return the folder of the first run's only version."""
+    return root / "p" / "first" / "1"

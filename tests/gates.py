@@ -1,4 +1,4 @@
-"""Operating systems for tests: one that waits at a gate, one that fails, one that remembers.
+"""Operating systems for tests: one that waits at a gate, one that fails, one that counts, one that remembers.
 
 Each is a :class:`System` whose every call goes through one method. Faults are raised where the real
 call would raise them; what is not disturbed really happens.
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from asyncsave.storage.system import System
 
-__all__ = ["METHODS", "SHORT", "Call", "Failing", "Gated", "Recording", "Wrapped"]
+__all__ = ["METHODS", "SHORT", "Call", "Counting", "Failing", "Gated", "Recording", "Wrapped"]
 
 METHODS = tuple(name for name, value in vars(System).items() if callable(value) and not name.startswith("_"))
 """The names of all system calls."""
@@ -154,6 +154,24 @@ class Failing(Wrapped):
             turn = self._calls == self._at or (self._forever and self._calls > self._at)
             self.fired += turn
             return turn
+
+
+class Counting(Wrapped):
+    """Counts the bytes that are read.
+
+    Attributes:
+        nbytes: So many, through the page cache or past it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nbytes = 0
+
+    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        result = super()._call(name, *args, **kwargs)
+        if name == "pread_into":
+            self.nbytes += result
+        return result
 
 
 class Call(NamedTuple):

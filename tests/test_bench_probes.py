@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 import threading
 import time
 import zlib
@@ -12,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
+from disks import mounted
 from gates import SHORT, Failing, Recording
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -42,15 +42,8 @@ def disk(tmp_path, memory):
 @pytest.fixture
 def tiny_disk(tmp_path):
     """Mount a file system of 1 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"mount is not possible here: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with mounted(tmp_path / "disk", "size=1m") as folder:
+        yield folder
 
 
 @pytest.mark.parametrize("nbytes", [1, PAGE, PAGE + 1, 5 * PAGE, 16 * PAGE])

@@ -13,19 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import Commands, command, documents, on_terminal, run
+from commands import command, documents, on_terminal, run
 
 import asyncsave
 
 PATIENCE = 30.0
-
-
-@pytest.fixture(scope="module")
-def quick():
-    """Run commands in forked processes."""
-    made = Commands()
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,13 @@ import warnings
 import zipfile
 import zlib
 from math import prod
-from typing import Any
 
 import corpus
 import numpy as np
 import pytest
 import torch
 from corpus import CORPUS, truth
-from gates import Wrapped
+from gates import Counting
 from images import hollow
 from programs import run
 
@@ -27,19 +26,6 @@ from asyncsave.inspection.dtypes import ITEMSIZES, STORAGES
 from asyncsave.inspection.legacy import read_legacy
 from asyncsave.inspection.saved import SavedTensor
 from asyncsave.storage.source import open_source
-
-
-class Counting(Wrapped):
-    """Counts the bytes that are read."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.nbytes = 0
-
-    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        result = super()._call(name, *args, **kwargs)
-        self.nbytes += result if name == "pread_into" else 0
-        return result
 
 
 def ours(obj, path):

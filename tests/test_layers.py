@@ -31,7 +31,10 @@ LAYERS: list[tuple[str, set[str]]] = [
     ("staging: the only place with tensors", {"staging"}),
     ("storage: the only place that opens files", {"storage"}),
     ("images: pure bytes", {"image"}),
-    ("ground", {"cgroups", "cores", "descriptors", "errors", "memory", "options", "pending", "result", "units", "workers"}),
+    (
+        "ground",
+        {"cgroups", "cores", "descriptors", "errors", "memory", "options", "pending", "result", "units", "workers"},
+    ),
 ]
 """From the top down. A name is a module, or a folder with all modules in it."""
 

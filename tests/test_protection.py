@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import signal
 import threading
 
-import loops
 import pytest
 from loops import ALL_BACK, PROTECTED, UNTIL_INTERRUPTED, UNTIL_PREEMPTED
 from processes import Trainer
 
 import asyncsave
 
-
-@pytest.fixture(autouse=True)
-def _processes_end(until_processes_end):
-    """Let no writer process survive its trainer."""
-
-
-@pytest.fixture
-def protected(template, tmp_path):
-    """Return what runs a protected loop: see :func:`loops.protected`."""
-    return functools.partial(loops.protected, template, tmp_path)
-
-
-@pytest.fixture
-def found(tmp_path):
-    """Return what restores what it has left: see :func:`loops.found`."""
-    return functools.partial(loops.found, tmp_path)
+pytestmark = pytest.mark.usefixtures("until_processes_end")
 
 
 @pytest.mark.usefixtures("backend")

@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import signal
 
-import loops
 import pytest
 from loops import ALL_BACK, PROTECTED, UNTIL_PREEMPTED
 from processes import Trainer
 
+pytestmark = pytest.mark.usefixtures("until_processes_end")
+
 UNSAVED = PROTECTED.replace("if step < 3 and", "if False and")
 """The same loop, which saves nothing by itself."""
-
-
-@pytest.fixture(autouse=True)
-def _processes_end(until_processes_end):
-    """Let no writer process survive its trainer."""
-
-
-@pytest.fixture
-def protected(template, tmp_path):
-    """Return what runs a protected loop: see :func:`loops.protected`."""
-    return functools.partial(loops.protected, template, tmp_path)
-
-
-@pytest.fixture
-def found(tmp_path):
-    """Return what restores what it has left: see :func:`loops.found`."""
-    return functools.partial(loops.found, tmp_path)
-
 
 BROKEN_PART = """
 class Broken:

@@ -10,15 +10,7 @@ import torch
 from equality import assert_same
 from torch import nn
 
-import asyncsave
 from asyncsave import LoadError, OptionError, RestoreError, TrainingState
-
-
-@pytest.fixture
-def manager(tmp_path):
-    """Return a manager with nothing in it."""
-    with asyncsave.CheckpointManager(tmp_path) as made:
-        yield made
 
 
 @pytest.fixture

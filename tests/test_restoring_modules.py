@@ -10,7 +10,6 @@ import torch
 from equality import assert_same
 from torch import nn
 
-import asyncsave
 from asyncsave import RestoreError, TrainingState
 from asyncsave.runs import modules
 from asyncsave.runs.modules import load_module
@@ -21,13 +20,6 @@ def _chunks(request, monkeypatch):
     """Run every test with states that are put back at once, and tensor by tensor."""
     if request.param == "many chunks":
         monkeypatch.setattr(modules, "_CHUNK", 1)
-
-
-@pytest.fixture
-def manager(tmp_path):
-    """Return a manager with nothing in it."""
-    with asyncsave.CheckpointManager(tmp_path) as made:
-        yield made
 
 
 @pytest.fixture

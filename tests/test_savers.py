@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import gc
-import subprocess
 import threading
 from concurrent.futures import Future
 from contextlib import closing
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from disks import mounted
 from gates import Failing, Gated, Recording
 
 from asyncsave import SaveError, StagingError, Writer
@@ -56,15 +56,8 @@ def path(tmp_path):
 @pytest.fixture
 def tiny_disk(tmp_path):
     """Mount a file system of 2 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "none", folder], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"mount is not possible here: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with mounted(tmp_path / "disk", "size=2m") as folder:
+        yield folder
 
 
 def test_all_modes_are_there():

@@ -7,12 +7,12 @@ import gc
 import json
 import math
 import os
-import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from disks import mounted
 
 import asyncsave
 from asyncsave import AsyncSaveError, CheckpointNotFoundError, OptionError, SaveError
@@ -69,21 +69,11 @@ def folder(tmp_path, monkeypatch):
     sys.modules.pop("own", None)
 
 
-def mount(folder, options):
-    """Mount a file system in memory, or skip the test."""
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", options, "none", folder], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"mount is not possible here: {done.stderr.strip()}")
-
-
 @pytest.fixture
 def small_disk(folder):
     """Return the folder with a file system of 24 MB mounted on it."""
-    mount(folder, "size=24m")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with mounted(folder, "size=24m"):
+        yield folder
 
 
 def tiny(folder, **options):
@@ -363,13 +353,9 @@ def test_a_folder_that_is_missing_or_none(tmp_path, folder):
 
 def test_a_folder_that_is_read_only(folder):
     """The same."""
-    mount(folder, "ro")
-    try:
-        with pytest.raises(SaveError, match="read-only") as raised:
-            Session(tiny(folder))
-        assert raised.value.errno == errno.EROFS
-    finally:
-        subprocess.run(["umount", folder], check=True)
+    with mounted(folder, "ro"), pytest.raises(SaveError, match="read-only") as raised:
+        Session(tiny(folder))
+    assert raised.value.errno == errno.EROFS
 
 
 def test_a_relative_folder(folder):

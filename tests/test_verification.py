@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from gates import Gated, Wrapped
+from gates import Counting, Gated
 from images import archive_of, image_of
 
 import asyncsave
@@ -189,20 +189,6 @@ def test_a_file_that_is_being_written_is_waited_for(open_writer, tmp_path):
             os.sched_yield()
         gate.release()
         assert verifying.result().nbytes == handle.result().nbytes
-
-
-class Counting(Wrapped):
-    """Notes what is read past the page cache and through it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.nbytes = 0
-
-    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        result = super()._call(name, *args, **kwargs)
-        if name == "pread_into":
-            self.nbytes += result
-        return result
 
 
 def test_every_byte_is_read_once(tmp_path):
