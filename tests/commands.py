@@ -77,10 +77,14 @@ def _document(done: Done, rc: int) -> dict[str, Any]:
 
 
 class Commands:
-    """Runs commands in processes that are forked from one which has all modules: many in little time."""
+    """Runs commands in processes that are forked from one which has all modules: many in little time.
 
-    def __init__(self) -> None:
-        self._template = Template(*(f"asyncsave.cli.{name}" for name in COMMANDS))
+    Args:
+        also: Modules that it has besides those of the commands.
+    """
+
+    def __init__(self, *also: str) -> None:
+        self._template = Template(*(f"asyncsave.cli.{name}" for name in COMMANDS), *also)
 
     def run(self, *arguments: object, cwd: Path | None = None) -> Done:
         """Do what :func:`run` does."""

@@ -11,13 +11,13 @@ import time
 
 import pytest
 import torch
+from commands import Commands
 
 import asyncsave
 
 STEP = "import time\n\ndef step():\n    time.sleep(0.002)\n\ndef slow():\n    time.sleep(0.2)\n\n"
 STEP += "def deaf():\n    try:\n        time.sleep(0.2)\n    except BaseException:\n        pass\n"
 SMALL = ("--size", "256kB", "--tensors", "4", "--step", "quick:step")
-FORKED = "import os, sys; os.chdir(sys.argv.pop(1)); from asyncsave.cli.entry import main; main()"
 SPREAD = {"median": 0.0, "p95": 0.0, "ci95": [0.0, 0.0], "n": 6}
 
 
@@ -27,6 +27,14 @@ def place(tmp_path):
     (tmp_path / "quick.py").write_text(STEP)
     (tmp_path / "disk").mkdir()
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def forked():
+    """Run commands in processes that have all that a measurement imports, which takes seconds (AdamW: the last)."""
+    made = Commands("asyncsave.bench.session", "torch._dynamo")
+    yield made
+    made.close()
 
 
 def run(place, *arguments, env=None):
@@ -145,23 +153,23 @@ def test_the_state_of_a_real_checkpoint(place):
         (["disk", "--dtype", "float3"], 2, "dtype must be one of"),
         (["disk", "--tensors", "0"], 2, "tensors must be"),
         (["disk", "--saves", "0"], 2, "saves must be"),
-        (["disk", "--time", "1ms"], 2, "take a smaller state"),
+        (["disk", "--size", "1MB", "--time", "1ms"], 2, "take a smaller state"),
         (["disk", "--html", "missing/report.html"], 1, "missing"),
         (["disk", "--size", "100TB"], 1, "1,000,000,000,000,000"),
     ],
 )  # fmt: skip
-def test_what_makes_no_sense_is_told_in_both_ways(place, template, arguments, code, said):
+def test_what_makes_no_sense_is_told_in_both_ways(place, forked, arguments, code, said):
     """An exit code, an error document, words on stderr, and nothing on the disk."""
     if "--step" in arguments and torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
     (place / "torn.pt").write_bytes(b"PK\x03\x04 and no more")
-    done = template.run(FORKED, place, "bench", *arguments, "--json")
-    assert done.rc == code, done.stderr
-    error = json.loads(done.stdout)["error"]
+    done = forked.run("bench", *arguments, "--json", cwd=place)
+    assert done.rc == code, done.err
+    error = json.loads(done.out)["error"]
     assert set(error) == {"kind", "message", "path"}
     assert said in error["message"]
-    assert f"error: {error['message']}" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert f"error: {error['message']}" in done.err
+    assert "Traceback" not in done.err
     assert not list((place / "disk").iterdir())
 
 
